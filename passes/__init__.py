@@ -1,0 +1,1 @@
+"""Graph in, graph out: analysis and rewriting. No files, no clock, no inference."""

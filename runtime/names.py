@@ -1,0 +1,54 @@
+"""The names that skipc gives to what it adds to a graph; they are a contract with everyone who reads the file."""
+
+from __future__ import annotations
+
+LEVEL = "skipc.level"
+"""Initializer, int64 scalar: the row of `THRESHOLDS` in force. Level 0 never skips."""
+
+THRESHOLDS = "skipc.thresholds"
+"""Initializer, float32 [levels, gates]: a block is bypassed where its score lies below its threshold."""
+
+FLOORS = "skipc.floors"
+"""Initializer, float32 [gates]: a score at or below the floor was never seen in calibration; the full block runs."""
+
+WINDOW = "skipc.window"
+"""Input of the instrumented model only, float32 [2, gates]: floors in row 0, thresholds in row 1."""
+
+DECISIONS = "skipc.decisions"
+"""Optional output, float32 [batch, gates]: the share of a sample's rows for which the block was bypassed."""
+
+SCORES = "skipc.scores"
+"""Optional output, float32 [batch, gates]: the gate's score, a prediction of the log of the block's impact."""
+
+PLAN_KEY = "skipc.plan"
+"""Key in the model's `metadata_props`: the plan with its certificate, as JSON."""
+
+
+def block(region: str) -> str:
+    """Name of the `If` node that stands for a region."""
+    return f"skipc/{region}"
+
+
+def gate(region: str) -> str:
+    """Name of the condition, a bool scalar: true where the region is bypassed. Prefix of the gate's own nodes."""
+    return f"skipc/{region}/gate"
+
+
+def score(region: str) -> str:
+    """Name of the gate's score, float32 [batch, 1]."""
+    return f"skipc/{region}/score"
+
+
+def bypass(region: str) -> str:
+    """Name of the branch that stands in for a region, and of its result."""
+    return f"skipc/{region}/bypass"
+
+
+def full(region: str) -> str:
+    """Name of the branch that holds the region's own nodes, and of its result."""
+    return f"skipc/{region}/full"
+
+
+def is_ours(name: str) -> bool:
+    """Whether a value or node with this name was added by skipc."""
+    return name.startswith(("skipc.", "skipc/"))

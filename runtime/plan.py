@@ -1,0 +1,266 @@
+"""The plan: what was decided about a model, small enough to ship inside it and complete enough to build it again.
+
+`Region → Block (region, bypass, gate) → Plan`. The copy inside a compiled model leaves the arrays out, since they are
+initializers there; the copy in ``.plan.json`` carries them, so that the same model, plan and version of skipc give the
+same bytes without any data.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipc.runtime.errors import InputError
+
+SCHEMA = 1
+
+Array = NDArray[Any]
+Dim = int | str | None
+
+
+@dataclass(frozen=True)
+class Region:
+    """A closed part of a graph with one entry value and one exit value of the same type.
+
+    Attributes:
+        name: unique and readable, such as ``feed-forward.3``.
+        kind: ``attention``, ``feed-forward``, ``convolution``, ``residual`` (none of these) or ``layer`` (several).
+        entry: value that comes in.
+        merge: value at which the skip path and the block's own path meet, before `tail`.
+        exit: value that goes out.
+        nodes: names of the nodes inside, in graph order.
+        tail: names of those of them that lie behind `merge` (a normalisation or an activation).
+        elem_type: ONNX element type of entry and exit.
+        dims: shape of entry and exit; a name or None where the extent varies.
+        channel_axis: the axis of `dims` along which features lie.
+    """
+
+    name: str
+    kind: str
+    entry: str
+    merge: str
+    exit: str
+    nodes: tuple[str, ...]
+    tail: tuple[str, ...]
+    elem_type: int
+    dims: tuple[Dim, ...]
+    channel_axis: int
+
+    @property
+    def channels(self) -> int:
+        """Number of features; regions whose feature axis has no fixed extent are rejected when found."""
+        extent = self.dims[self.channel_axis]
+        if not isinstance(extent, int):
+            raise TypeError(f"the feature axis of region {self.name} has no fixed extent")
+        return extent
+
+
+@dataclass(frozen=True)
+class Bypass:
+    """What runs in place of a region: an approximation of its value at `merge`, followed by a copy of its tail.
+
+    Attributes:
+        kind: ``identity``, ``affine``, ``low-rank`` or ``linear``.
+        arrays: float32 parameters by name; C channels, rank r:
+            affine ``scale`` [C], ``shift`` [C]; linear ``weight`` [C, C], ``shift`` [C];
+            low-rank ``down`` [C, r], ``up`` [r, C], ``shift`` [C]; identity none (and no tail: the entry itself).
+    """
+
+    kind: str
+    arrays: Mapping[str, Array] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A linear read-out of a pooled entry value that predicts the natural log of the loss a bypass would cost.
+
+    Attributes:
+        pooling: ``mean``, ``max`` or ``first`` over all axes but batch and features; ``none`` for rank 2.
+        weight: float32 [C].
+        bias: added to the read-out.
+        floor: scores at or below it were never seen in calibration, so the full block runs.
+        granularity: ``batch``: one decision, for bypassing only if every sample agrees.
+    """
+
+    pooling: str
+    weight: Array
+    bias: float
+    floor: float
+    granularity: str = "batch"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A region that may be bypassed, with what was learned about it.
+
+    Attributes:
+        saved_ms: measured latency that one bypass saves, milliseconds, at the plan's batch size.
+        time_share: share of the original's measured latency that `saved_ms` amounts to.
+        impact: mean loss on *fit* when this block alone is always bypassed.
+        open_share: share of *fit* for which it is bypassed at the plan's level.
+    """
+
+    region: Region
+    bypass: Bypass
+    gate: Gate
+    saved_ms: float = 0.0
+    time_share: float = 0.0
+    impact: float = 0.0
+    open_share: float = 0.0
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was promised and how it was tested (fixed-sequence Learn-then-Test, arXiv 2110.01052).
+
+    Attributes:
+        loss: name of the loss; it lies in [0, 1].
+        output: name of the judged output.
+        limit: the mean loss that must not be exceeded.
+        confidence: probability, over the draw of calibration data, that the promise holds.
+        mean: mean loss on *calibrate* at the certified level.
+        bound: upper confidence bound on the mean loss.
+        p_value: of the hypothesis that the mean loss exceeds the limit.
+        test: ``binomial`` or ``betting``.
+        samples: number of independent units on *calibrate*.
+        tested: configurations tested, the one that failed included.
+        certified: configurations that passed.
+    """
+
+    loss: str
+    output: str
+    limit: float
+    confidence: float
+    mean: float
+    bound: float
+    p_value: float
+    test: str
+    samples: int
+    tested: int
+    certified: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the compiled file is built from.
+
+    Attributes:
+        model_digest: SHA-256 of the original model file.
+        data_digests: SHA-256 of each data set by name.
+        blocks: in graph order; gate k of the file belongs to block k.
+        thresholds: [levels][gates]; negative infinity never bypasses. Level 0 is all negative infinity.
+        level: the row in force.
+        certificate: None where nothing was certified.
+        batch_size: rows that are decided on together.
+        versions: of skipc and of the packages whose behaviour matters.
+    """
+
+    model_digest: str
+    data_digests: Mapping[str, str]
+    blocks: tuple[Block, ...]
+    thresholds: tuple[tuple[float, ...], ...]
+    level: int
+    certificate: Certificate | None
+    loss: str
+    batch_size: int
+    threads: int
+    provider: str
+    seed: int
+    versions: Mapping[str, str]
+    schema: int = SCHEMA
+
+    def to_json(self, *, arrays: bool) -> str:
+        """The plan as canonical JSON (sorted keys); without the arrays where the model already holds them."""
+        return json.dumps(_encode(_fields(self), arrays), sort_keys=True, allow_nan=False, indent=1 if arrays else None)
+
+
+def plan_from_json(text: str, *, where: str) -> Plan:
+    """Read what `Plan.to_json` wrote.
+
+    Raises:
+        InputError: the text is no plan, or one of another schema.
+    """
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise InputError("plan-invalid", f"the plan is not JSON: {error}", where=where) from error
+    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+        found = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
+        hint = "compile the model again with this version of skipc"
+        raise InputError("plan-schema", f"expected plan schema {SCHEMA}, found {found}", where=where, hint=hint)
+    try:
+        return _plan(raw)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError("plan-invalid", f"the plan lacks or misspells {error}", where=where) from error
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass by name, without copying what they hold."""
+    return {item.name: getattr(value, item.name) for item in fields(value)}
+
+
+def _encode(value: Any, arrays: bool) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _encode(_fields(value), arrays)
+    if isinstance(value, np.ndarray):
+        return _encode_array(value) if arrays else {"dtype": str(value.dtype), "shape": list(value.shape)}
+    if isinstance(value, Mapping):
+        return {key: _encode(item, arrays) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_encode(item, arrays) for item in value]
+    if isinstance(value, float):
+        return None if math.isinf(value) and value < 0 else float(value)
+    return value
+
+
+def _encode_array(array: Array) -> dict[str, Any]:
+    data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "base64": data}
+
+
+def _decode_array(raw: Mapping[str, Any]) -> Array:
+    shape = tuple(raw["shape"])
+    if "base64" not in raw:
+        return np.zeros((0,), raw["dtype"])
+    return np.frombuffer(base64.b64decode(raw["base64"]), raw["dtype"]).reshape(shape)
+
+
+def _number(value: float | None) -> float:
+    return -math.inf if value is None else float(value)
+
+
+def _plan(raw: Mapping[str, Any]) -> Plan:
+    return Plan(
+        model_digest=raw["model_digest"],
+        data_digests=dict(raw["data_digests"]),
+        blocks=tuple(_block(item) for item in raw["blocks"]),
+        thresholds=tuple(tuple(_number(item) for item in row) for row in raw["thresholds"]),
+        level=int(raw["level"]),
+        certificate=Certificate(**raw["certificate"]) if raw["certificate"] else None,
+        loss=raw["loss"],
+        batch_size=int(raw["batch_size"]),
+        threads=int(raw["threads"]),
+        provider=raw["provider"],
+        seed=int(raw["seed"]),
+        versions=dict(raw["versions"]),
+    )
+
+
+def _block(raw: Mapping[str, Any]) -> Block:
+    region, bypass, gate = raw["region"], raw["bypass"], raw["gate"]
+    numbers = {key: float(raw[key]) for key in ("saved_ms", "time_share", "impact", "open_share")}
+    tuples = {key: tuple(region[key]) for key in ("nodes", "tail", "dims")}
+    return Block(
+        region=Region(**{**region, **tuples}),
+        bypass=Bypass(bypass["kind"], {key: _decode_array(item) for key, item in bypass["arrays"].items()}),
+        gate=Gate(**{**gate, "weight": _decode_array(gate["weight"]), "floor": _number(gate["floor"])}),
+        **numbers,
+    )
