@@ -1,0 +1,85 @@
+"""Write new nodes: a thin layer over onnx-graphsurgeon that names everything under one prefix.
+
+What exists is moved as it is, in protobuf, so that nothing of it is lost; only what is new is built here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+from onnx.helper import tensor_dtype_to_np_dtype
+
+from skipc.runtime.plan import Array
+
+AXES_AS_INPUT = {"ReduceMean": 18, "ReduceMax": 18, "ReduceMin": 18, "ReduceSum": 13}
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """New nodes with the initializers that they read."""
+
+    nodes: tuple[onnx.NodeProto, ...]
+    initializers: tuple[onnx.TensorProto, ...]
+
+
+class Builder:
+    """Collects nodes; values are passed around by name.
+
+    Args:
+        prefix: of the names of all nodes, values and initializers that get no name of their own.
+        opset: version of the default operator set to write for.
+    """
+
+    def __init__(self, prefix: str, opset: int) -> None:
+        self._prefix = prefix
+        self._opset = opset
+        self._graph = gs.Graph(opset=opset)
+        self._count = 0
+        self._constants: dict[str, gs.Constant] = {}
+
+    def _name(self, stem: str) -> str:
+        self._count += 1
+        return f"{self._prefix}/{stem}_{self._count}"
+
+    def constant(self, values: Any, dtype: Any = np.float32, *, name: str = "") -> str:
+        """Add an initializer and return its name."""
+        name = name or self._name("const")
+        self._constants[name] = gs.Constant(name, np.ascontiguousarray(values, dtype=dtype))
+        return name
+
+    def op(self, op_type: str, inputs: Sequence[str], *, output: str = "", **attrs: Any) -> str:
+        """Add a node with one output and return the output's name."""
+        output = output or self._name(op_type)
+        operands = [self._constants.get(name) or gs.Variable(name) for name in inputs]
+        self._graph.layer(op=op_type, name=output, inputs=operands, outputs=[gs.Variable(output)], attrs=attrs)
+        return output
+
+    def reduce(self, op_type: str, value: str, axes: Sequence[int], *, keepdims: int = 0) -> str:
+        """Add a reduction, with the axes where the opset wants them."""
+        if self._opset < AXES_AS_INPUT[op_type]:
+            return self.op(op_type, [value], axes=list(axes), keepdims=keepdims)
+        return self.op(op_type, [value, self.constant(axes, np.int64)], keepdims=keepdims)
+
+    def cast(self, value: str, elem_type: int, *, output: str = "") -> str:
+        """Add a cast to an ONNX element type."""
+        return self.op("Cast", [value], output=output, to=int(elem_type))
+
+    def to_float32(self, value: str, elem_type: int) -> str:
+        """The value in float32; scores are pooled and compared in float32 whatever the model's type."""
+        return value if elem_type == TensorProto.FLOAT else self.cast(value, TensorProto.FLOAT)
+
+    def fragment(self) -> Fragment:
+        """What was collected."""
+        graph = gs.export_onnx(self._graph, do_type_check=False).graph
+        return Fragment(tuple(graph.node), tuple(graph.initializer))
+
+
+def as_type(array: Array, elem_type: int) -> Array:
+    """An array in the element type of the model."""
+    return array.astype(tensor_dtype_to_np_dtype(elem_type))

@@ -1,0 +1,96 @@
+"""Bring a model into the form that the other passes rely on, changing nothing that it computes."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from skipc.passes.base import copied, opset_of
+from skipc.passes.flow import Flow, members
+from skipc.runtime import names
+from skipc.runtime.errors import InputError
+
+OLDEST_OPSET = 11
+OLDEST_IR = 4
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """Give every node a unique name.
+
+    Requires a model that the checker accepts. Ensures that nodes can be told apart by name and that initializers need
+    not be inputs (IR version 4). Refuses what is already compiled, and opsets whose `If` skipc does not write.
+    """
+
+    def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the normalised copy."""
+        _refuse_compiled(model)
+        _refuse_old(model)
+        model = copied(model)
+        model.ir_version = max(model.ir_version, OLDEST_IR)
+        taken: set[str] = set()
+        for position, node in enumerate(model.graph.node):
+            node.name = _unique(node.name or f"{node.op_type}_{position}", taken)
+        return model
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    candidate, number = name, 1
+    while candidate in taken:
+        candidate, number = f"{name}_{number}", number + 1
+    taken.add(candidate)
+    return candidate
+
+
+def _refuse_compiled(model: onnx.ModelProto) -> None:
+    if any(item.key == names.PLAN_KEY for item in model.metadata_props):
+        hint = "compile the original, or change the level with `skipc retune`"
+        raise InputError("already-compiled", "this model was compiled by skipc already", hint=hint)
+    ours = [node.name for node in model.graph.node if names.is_ours(node.name)]
+    if ours:
+        raise InputError("name-taken", f"the name {ours[0]} is reserved for skipc", hint="rename the node")
+
+
+def _refuse_old(model: onnx.ModelProto) -> None:
+    version = opset_of(model)
+    if version < OLDEST_OPSET:
+        hint = f"convert it with onnx.version_converter.convert_version(model, {OLDEST_OPSET}) or newer"
+        raise InputError("opset-too-old", f"opset {version} is older than {OLDEST_OPSET}", hint=hint)
+
+
+def sort_nodes(graph: onnx.GraphProto, nodes: Sequence[tuple[float, onnx.NodeProto]]) -> None:
+    """Replace a graph's nodes by these, sorted so that values are written before they are read.
+
+    Each node comes with its preferred place; ties in the partial order are broken by it, then by the order given.
+    """
+    places = [place for place, _ in nodes]
+    del graph.node[:]
+    graph.node.extend(node for _, node in nodes)
+    flow = Flow.of(graph)
+    waiting = [len({flow.producer[name] for name in read if name in flow.producer}) for read in flow.inputs]
+    ready = [(places[i], i) for i, count in enumerate(waiting) if count == 0]
+    heapq.heapify(ready)
+    order: list[int] = []
+    while ready:
+        _, i = heapq.heappop(ready)
+        order.append(i)
+        readers = {reader for name in flow.nodes[i].output if name for reader in members(flow.consumers.get(name, 0))}
+        for reader in sorted(readers):
+            waiting[reader] -= 1
+            if waiting[reader] == 0:
+                heapq.heappush(ready, (places[reader], reader))
+    if len(order) != len(flow.nodes):
+        raise ValueError("the rewritten graph has a cycle")
+    kept = [copied_node(flow.nodes[i]) for i in order]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def copied_node(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A deep copy of a node."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy
