@@ -41,7 +41,7 @@ class Builder:
         self._opset = opset
         self._graph = gs.Graph(opset=opset)
         self._count = 0
-        self._constants: dict[str, gs.Constant] = {}
+        self._tensors: dict[str, gs.Tensor] = {}
 
     def _name(self, stem: str) -> str:
         self._count += 1
@@ -50,15 +50,18 @@ class Builder:
     def constant(self, values: Any, dtype: Any = np.float32, *, name: str = "") -> str:
         """Add an initializer and return its name."""
         name = name or self._name("const")
-        self._constants[name] = gs.Constant(name, np.ascontiguousarray(values, dtype=dtype))
+        self._tensors[name] = gs.Constant(name, np.array(values, dtype=dtype, order="C"))
         return name
 
     def op(self, op_type: str, inputs: Sequence[str], *, output: str = "", **attrs: Any) -> str:
         """Add a node with one output and return the output's name."""
         output = output or self._name(op_type)
-        operands = [self._constants.get(name) or gs.Variable(name) for name in inputs]
-        self._graph.layer(op=op_type, name=output, inputs=operands, outputs=[gs.Variable(output)], attrs=attrs)
+        operands = [self._tensor(name) for name in inputs]
+        self._graph.layer(op=op_type, name=output, inputs=operands, outputs=[self._tensor(output)], attrs=attrs)
         return output
+
+    def _tensor(self, name: str) -> gs.Tensor:
+        return self._tensors.setdefault(name, gs.Variable(name))
 
     def reduce(self, op_type: str, value: str, axes: Sequence[int], *, keepdims: int = 0) -> str:
         """Add a reduction, with the axes where the opset wants them."""

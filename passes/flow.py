@@ -23,6 +23,14 @@ def members(nodes: NodeSet) -> Iterator[int]:
         nodes ^= low
 
 
+def node_set(positions: Iterable[int]) -> NodeSet:
+    """The node set that holds these positions."""
+    found = 0
+    for position in positions:
+        found |= 1 << position
+    return found
+
+
 def captured(graph: onnx.GraphProto) -> frozenset[str]:
     """Values that a subgraph uses but does not define: what it captures from the scopes around it."""
     defined = {item.name for item in graph.input} | {item.name for item in graph.initializer}

@@ -15,22 +15,17 @@ from skipc.runtime.plan import Gate, Region
 
 def write_score(builder: Builder, region: Region, gate: Gate) -> str:
     """Add the nodes that compute a gate's score and return its name; float32 [batch, 1]."""
-    pooled = builder.to_float32(_pooled(builder, region, gate.pooling), region.elem_type)
+    pooled = _pooled(builder, region)
     weight = builder.constant(gate.weight.reshape(-1, 1), name=f"{names.score(region.name)}/weight")
     bias = builder.constant([gate.bias], name=f"{names.score(region.name)}/bias")
     return builder.op("Gemm", [pooled, weight, bias], output=names.score(region.name))
 
 
-def _pooled(builder: Builder, region: Region, pooling: str) -> str:
-    """Entry value reduced to [batch, features]."""
+def _pooled(builder: Builder, region: Region) -> str:
+    """Entry value averaged over all axes but batch and features: float32 [batch, C]; a mean passes NaN on."""
     axes = [axis for axis in range(1, len(region.dims)) if axis != region.channel_axis]
-    if not axes:
-        return region.entry
-    if pooling == "first":
-        first = builder.constant(0, "int64")
-        return builder.op("Gather", [region.entry, first], axis=axes[0])
     wide = builder.to_float32(region.entry, region.elem_type)
-    return builder.reduce("ReduceMax" if pooling == "max" else "ReduceMean", wide, axes)
+    return builder.reduce("ReduceMean", wide, axes) if axes else wide
 
 
 def write_condition(builder: Builder, region: Region, floor: str, threshold: str) -> tuple[str, str]:

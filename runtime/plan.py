@@ -83,7 +83,7 @@ class Gate:
     """A linear read-out of a pooled entry value that predicts the natural log of the loss a bypass would cost.
 
     Attributes:
-        pooling: ``mean``, ``max`` or ``first`` over all axes but batch and features; ``none`` for rank 2.
+        pooling: ``mean`` over all axes but batch and features.
         weight: float32 [C].
         bias: added to the read-out.
         floor: scores at or below it were never seen in calibration, so the full block runs.

@@ -1,0 +1,57 @@
+"""Show values of a model as outputs: for probing types, for collecting activations, and for reading decisions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+from onnx import helper
+
+from skipc.passes.base import copied, opset_of
+from skipc.passes.builder import Builder
+from skipc.runtime import names
+from skipc.runtime.plan import Region
+
+
+@dataclass(frozen=True)
+class ExposeValues:
+    """Append values to a model's outputs, in this order; those that are outputs already stay where they are."""
+
+    values: tuple[str, ...]
+
+    def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the copy with more outputs, their types left to be inferred."""
+        model = copied(model)
+        present = {item.name for item in model.graph.output}
+        known = {item.name: item for item in model.graph.value_info}
+        new = [name for name in dict.fromkeys(self.values) if name not in present]
+        model.graph.output.extend(known.get(name, onnx.ValueInfoProto(name=name)) for name in new)
+        return model
+
+
+@dataclass(frozen=True)
+class ExposeDecisions:
+    """Append `skipc.decisions` and `skipc.scores`, float32 [batch, gates], to a gated model's outputs."""
+
+    regions: tuple[Region, ...]
+
+    def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the copy with the two outputs."""
+        model = copied(model)
+        builder = Builder("skipc/decisions", opset_of(model))
+        scores = [names.score(region.name) for region in self.regions]
+        builder.op("Concat", scores, output=names.SCORES, axis=1)
+        builder.op("Concat", [_decision(builder, region) for region in self.regions], output=names.DECISIONS, axis=1)
+        fragment = builder.fragment()
+        model.graph.node.extend(fragment.nodes)
+        model.graph.initializer.extend(fragment.initializers)
+        for name in (names.DECISIONS, names.SCORES):
+            shape = [self.regions[0].dims[0], len(self.regions)]
+            model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+        return model
+
+
+def _decision(builder: Builder, region: Region) -> str:
+    """A batch's one decision, for each of its samples: float32 [batch, 1]."""
+    decided = builder.cast(names.gate(region.name), onnx.TensorProto.FLOAT)
+    return builder.op("Expand", [decided, builder.op("Shape", [names.score(region.name)])])
