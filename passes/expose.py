@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 from onnx import helper
 
@@ -39,7 +40,7 @@ class ExposeDecisions:
         """Return the copy with the two outputs."""
         model = copied(model)
         builder = Builder("skipc/decisions", opset_of(model))
-        scores = [names.score(region.name) for region in self.regions]
+        scores = [_score(builder, region) for region in self.regions]
         builder.op("Concat", scores, output=names.SCORES, axis=1)
         builder.op("Concat", [_decision(builder, region) for region in self.regions], output=names.DECISIONS, axis=1)
         fragment = builder.fragment()
@@ -51,7 +52,12 @@ class ExposeDecisions:
         return model
 
 
+def _score(builder: Builder, region: Region) -> str:
+    """A gate's score without its negative: float32 [batch, 1]."""
+    return builder.op("Gather", [names.score(region.name), builder.constant([0], np.int64)], axis=1)
+
+
 def _decision(builder: Builder, region: Region) -> str:
     """A batch's one decision, for each of its samples: float32 [batch, 1]."""
     decided = builder.cast(names.gate(region.name), onnx.TensorProto.FLOAT)
-    return builder.op("Expand", [decided, builder.op("Shape", [names.score(region.name)])])
+    return builder.op("Expand", [decided, builder.op("Shape", [_score(builder, region)])])

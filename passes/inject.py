@@ -18,7 +18,7 @@ from onnx import helper
 from skipc.passes.base import copied, opset_of
 from skipc.passes.builder import Builder, Fragment
 from skipc.passes.flow import Flow, NodeSet, members, node_set
-from skipc.passes.gate import write_condition, write_score
+from skipc.passes.gate import write_gate
 from skipc.passes.normalize import copied_node, sort_nodes
 from skipc.passes.regions import CONVOLUTION_OPS
 from skipc.passes.surrogate import write_bypass
@@ -32,39 +32,33 @@ FIRST = -1.0
 
 
 class Window(Protocol):
-    """Where the gates' floors and thresholds come from."""
+    """Where the gates' thresholds and floors come from."""
 
     def add_to(self, model: onnx.ModelProto, count: int) -> Fragment:
-        """Add inputs or initializers to the model; return the nodes that write `floor_name` and `threshold_name`."""
+        """Add inputs or initializers to the model; return the nodes that write `limits_name` of each gate."""
         ...
 
 
-def floor_name(gate: int) -> str:
-    """Name of the floor of a gate, float32 [1]."""
-    return f"skipc/window/floor_{gate}"
-
-
-def threshold_name(gate: int) -> str:
-    """Name of the threshold of a gate, float32 [1]."""
-    return f"skipc/window/threshold_{gate}"
+def limits_name(gate: int) -> str:
+    """Name of the limits of a gate, float32 [2]: its threshold and its negated floor."""
+    return f"skipc/window/limits_{gate}"
 
 
 @dataclass(frozen=True)
 class InputWindow:
-    """Floors and thresholds are a graph input: the instrumented model."""
+    """Thresholds and negated floors are a graph input: the instrumented model."""
 
     def add_to(self, model: onnx.ModelProto, count: int) -> Fragment:
         """See `Window.add_to`."""
         model.graph.input.append(helper.make_tensor_value_info(names.WINDOW, onnx.TensorProto.FLOAT, [2, count]))
         builder = Builder("skipc/window", opset_of(model))
-        rows = [builder.op("Gather", [names.WINDOW, builder.constant(row, np.int64)], axis=0) for row in (0, 1)]
-        _pick(builder, rows[0], rows[1], count)
+        _pick(builder, names.WINDOW, count)
         return builder.fragment()
 
 
 @dataclass(frozen=True)
 class LevelWindow:
-    """Floors and thresholds are tables in the file, and a level picks the row: the shipped model.
+    """Thresholds and floors are tables in the file, and a level picks the row: the shipped model.
 
     Attributes:
         thresholds: [levels][gates].
@@ -87,16 +81,17 @@ class LevelWindow:
         builder = Builder("skipc/window", opset_of(model))
         level = builder.constant(self.level, np.int64, name=names.LEVEL)
         table = builder.constant(self.thresholds, name=names.THRESHOLDS)
-        floors = builder.constant(self.floors, name=names.FLOORS)
-        _pick(builder, floors, builder.op("Gather", [table, level], axis=0), count)
+        floors = builder.constant([self.floors], name=names.FLOORS)
+        row = builder.op("Gather", [table, level], axis=0)
+        row = builder.op("Reshape", [row, builder.constant([1, count], np.int64)])
+        _pick(builder, builder.op("Concat", [row, builder.op("Neg", [floors])], axis=0), count)
         return builder.fragment()
 
 
-def _pick(builder: Builder, floors: str, thresholds: str, count: int) -> None:
+def _pick(builder: Builder, window: str, count: int) -> None:
     for gate in range(count):
-        index = builder.constant([gate], np.int64)
-        builder.op("Gather", [floors, index], axis=0, output=floor_name(gate))
-        builder.op("Gather", [thresholds, index], axis=0, output=threshold_name(gate))
+        index = builder.constant(gate, np.int64)
+        builder.op("Gather", [window, index], axis=1, output=limits_name(gate))
 
 
 @dataclass(frozen=True)
@@ -175,8 +170,7 @@ class _Cut:
         """Add what stands for a region: its gate right behind the value that it reads, and its `If`."""
         region, opset = block.region, opset_of(self.model)
         builder = Builder(names.gate(region.name), opset)
-        write_score(builder, region, block.gate)
-        write_condition(builder, region, floor_name(gate), threshold_name(gate))
+        write_gate(builder, region, block.gate, limits_name(gate))
         _place(self.model, placed, builder.fragment(), self.flow.producer.get(region.entry, FIRST) + 0.5)
         moved = self._moved(region)
         node = helper.make_node("If", [names.gate(region.name)], [region.exit], name=names.block(region.name))

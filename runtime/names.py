@@ -9,10 +9,10 @@ THRESHOLDS = "skipc.thresholds"
 """Initializer, float32 [levels, gates]: a block is bypassed where its score lies below its threshold."""
 
 FLOORS = "skipc.floors"
-"""Initializer, float32 [gates]: a score at or below the floor was never seen in calibration; the full block runs."""
+"""Initializer, float32 [1, gates]: a score at or below the floor was never seen in calibration; the full block runs."""
 
 WINDOW = "skipc.window"
-"""Input of the instrumented model only, float32 [2, gates]: floors in row 0, thresholds in row 1."""
+"""Input of the instrumented model only, float32 [2, gates]: thresholds, then negated floors."""
 
 DECISIONS = "skipc.decisions"
 """Optional output, float32 [batch, gates]: the share of a sample's rows for which the block was bypassed."""
@@ -35,7 +35,7 @@ def gate(region: str) -> str:
 
 
 def score(region: str) -> str:
-    """Name of the gate's score, float32 [batch, 1]."""
+    """Name of the gate's score and its negative, float32 [batch, 2]."""
     return f"skipc/{region}/score"
 
 
