@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,20 +15,16 @@ from skipc.runtime import names
 from skipc.runtime.plan import Region
 
 
-@dataclass(frozen=True)
-class ExposeValues:
-    """Append values to a model's outputs, in this order; those that are outputs already stay where they are."""
+def with_outputs(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
+    """A copy of a model with more outputs, for running and not for shipping: their types are left to be inferred.
 
-    values: tuple[str, ...]
-
-    def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """Return the copy with more outputs, their types left to be inferred."""
-        model = copied(model)
-        present = {item.name for item in model.graph.output}
-        known = {item.name: item for item in model.graph.value_info}
-        new = [name for name in dict.fromkeys(self.values) if name not in present]
-        model.graph.output.extend(known.get(name, onnx.ValueInfoProto(name=name)) for name in new)
-        return model
+    Values that are outputs already stay where they are; the others follow in the order given.
+    """
+    model = copied(model)
+    present = {item.name for item in model.graph.output}
+    new = [name for name in dict.fromkeys(values) if name not in present]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in new)
+    return model
 
 
 @dataclass(frozen=True)

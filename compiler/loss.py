@@ -1,0 +1,172 @@
+"""What a bypass costs: losses in [0, 1] that compare a changed model's output with the original's, sample by sample."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipc.runtime.errors import InputError
+from skipc.runtime.plan import Array
+
+Losses = NDArray[np.float64]
+Compare = Callable[[Array, Array, NDArray[np.int64] | None], Array]
+"""(original's output, changed output, labels) → losses, with the trailing feature axis reduced."""
+
+NAMES = ("auto", "top1", "accuracy", "cosine", "relative-l2", "kl")
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss.
+
+    Attributes:
+        name: as given by the user, or what ``auto`` chose.
+        compare: see `Compare`.
+        binary: whether every sample's loss is 0 or 1, which allows the exact binomial test.
+        needs_labels: whether it cannot do without labels.
+        proxy: a smooth stand-in that gates learn from, where the loss itself is a step.
+    """
+
+    name: str
+    compare: Compare
+    binary: bool = False
+    needs_labels: bool = False
+    proxy: Compare | None = None
+
+    def of(
+        self, reference: Array, candidate: Array, labels: NDArray[np.int64] | None, valid: NDArray[np.bool_] | None
+    ) -> Losses:
+        """Losses of a batch, float64 [batch].
+
+        Args:
+            reference: the original's output, [batch, ...].
+            candidate: the changed model's output, of the same shape.
+            labels: [batch], where the data has any.
+            valid: [batch, sequence], false for padding; used where the output has a sequence axis.
+        """
+        return _per_sample(self.compare(reference, candidate, labels), valid)
+
+    def smooth(
+        self, reference: Array, candidate: Array, labels: NDArray[np.int64] | None, valid: NDArray[np.bool_] | None
+    ) -> Losses:
+        """Like `of`, by the proxy where there is one."""
+        return _per_sample((self.proxy or self.compare)(reference, candidate, labels), valid)
+
+
+def _per_sample(losses: Array, valid: NDArray[np.bool_] | None) -> Losses:
+    """Mean over all axes but the first, without padding; a loss that is no number counts as 1."""
+    wide = np.where(np.isfinite(losses), np.clip(losses, 0.0, 1.0), 1.0).astype(np.float64)
+    if wide.ndim == 1:
+        return wide
+    flat = wide.reshape(wide.shape[0], wide.shape[1], -1).mean(axis=2)
+    weights = valid if valid is not None and valid.shape == flat.shape else np.ones_like(flat, dtype=bool)
+    return np.asarray((flat * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1), dtype=np.float64)
+
+
+def top1(reference: Array, candidate: Array, _labels: NDArray[np.int64] | None) -> Array:
+    """1 where the class of highest score differs."""
+    return np.asarray(reference.argmax(axis=-1) != candidate.argmax(axis=-1))
+
+
+def accuracy(reference: Array, candidate: Array, labels: NDArray[np.int64] | None) -> Array:
+    """1 where the original is right and the changed model is wrong."""
+    if labels is None:
+        raise InputError("labels-missing", "the loss accuracy needs labels", hint="add an array named labels")
+    return (reference.argmax(axis=-1) == labels) & (candidate.argmax(axis=-1) != labels)
+
+
+def cosine(reference: Array, candidate: Array, _labels: NDArray[np.int64] | None) -> Array:
+    """Cosine distance along the last axis, capped at 1."""
+    one, two = reference.astype(np.float64), candidate.astype(np.float64)
+    norms = np.linalg.norm(one, axis=-1) * np.linalg.norm(two, axis=-1)
+    return np.asarray(1.0 - (one * two).sum(axis=-1) / np.maximum(norms, TINY))
+
+
+def relative_l2(reference: Array, candidate: Array, _labels: NDArray[np.int64] | None) -> Array:
+    """Norm of the difference over the norm of the original along the last axis, capped at 1."""
+    one, two = reference.astype(np.float64), candidate.astype(np.float64)
+    return np.asarray(np.linalg.norm(one - two, axis=-1) / np.maximum(np.linalg.norm(one, axis=-1), TINY))
+
+
+def kl(reference: Array, candidate: Array, _labels: NDArray[np.int64] | None) -> Array:
+    """Kullback-Leibler divergence from the original's distribution along the last axis, in nats, capped at 1."""
+    one, two = _log_probabilities(reference), _log_probabilities(candidate)
+    return np.asarray((np.exp(one) * (one - two)).sum(axis=-1))
+
+
+def _log_probabilities(output: Array) -> Losses:
+    wide = output.astype(np.float64)
+    if _is_distribution(wide):
+        return np.log(np.maximum(wide, TINY))
+    shifted = wide - wide.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def _is_distribution(output: Array) -> bool:
+    """Whether rows are probabilities; 1e-3 allows for float16 softmax."""
+    return bool((output >= 0).all() and np.allclose(output.sum(axis=-1), 1.0, atol=1e-3))
+
+
+def resolve_loss(name: str, reference: Array, labels: NDArray[np.int64] | None) -> Loss:
+    """The loss that a name stands for, given an output of the original.
+
+    Args:
+        name: one of `NAMES`, or ``module:function`` taking (original's output, changed output, labels or None) and
+            returning losses in [0, 1], one a sample.
+        reference: an output of the original, [batch, ...].
+        labels: of the data, or None.
+
+    Raises:
+        InputError: the name is unknown, or the loss does not fit the output or the data.
+    """
+    if ":" in name:
+        return Loss(name, _imported(name))
+    name = _chosen(reference, labels) if name == "auto" else name
+    flat = reference.ndim == 2
+    known = {
+        "top1": Loss("top1", top1, binary=flat, proxy=kl),
+        "accuracy": Loss("accuracy", accuracy, binary=flat, needs_labels=True, proxy=kl),
+        "cosine": Loss("cosine", cosine),
+        "relative-l2": Loss("relative-l2", relative_l2),
+        "kl": Loss("kl", kl),
+    }
+    if name not in known:
+        raise InputError("loss-unknown", f"there is no loss {name!r}", hint=f"one of {', '.join(NAMES)}, module:function")
+    if known[name].needs_labels and labels is None:
+        hint = "add an integer array named labels to the data, or use --loss top1"
+        raise InputError("labels-missing", f"the loss {name} needs labels", where="--data", hint=hint)
+    return known[name]
+
+
+def _chosen(reference: Array, labels: NDArray[np.int64] | None) -> str:
+    """Classes where there are labels or probabilities, directions where rows have unit norm, else distance."""
+    classes = reference.shape[-1]
+    if labels is not None and 1 < classes and labels.max(initial=0) < classes:
+        return "top1"
+    if classes > 1 and _is_distribution(reference):
+        return "top1"
+    norms = np.linalg.norm(reference.astype(np.float64), axis=-1)
+    return "cosine" if np.allclose(norms, 1.0, atol=1e-3) else "relative-l2"
+
+
+def _imported(name: str) -> Compare:
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        hint = "give module:function, importable from the current folder"
+        raise InputError("loss-unknown", f"cannot import it: {error}", where=f"--loss {name}", hint=hint) from error
+
+    def compare(reference: Array, candidate: Array, labels: NDArray[np.int64] | None) -> Array:
+        losses = np.asarray(found(reference, candidate, labels), dtype=np.float64)
+        if losses.shape[:1] != reference.shape[:1] or not ((losses >= 0) & (losses <= 1)).all():
+            what = f"it must return {len(reference)} losses between 0 and 1"
+            raise InputError("loss-invalid", what, where=f"--loss {name}", hint="scale and clip the loss")
+        return losses
+
+    return compare

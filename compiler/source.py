@@ -1,0 +1,97 @@
+"""Read a model file, or say exactly why it cannot be read."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from skipc.passes.base import check
+from skipc.runtime.errors import InputError
+
+
+@dataclass(frozen=True)
+class Source:
+    """A valid model as it was read.
+
+    Attributes:
+        path: where it was read from.
+        model: with external data loaded.
+        digest: SHA-256 of the file, and of the external data it refers to.
+        size_bytes: of the same.
+    """
+
+    path: Path
+    model: onnx.ModelProto
+    digest: str
+    size_bytes: int
+
+
+def load_model(path: Path) -> Source:
+    """Read and check a model.
+
+    Raises:
+        InputError: the file is missing, no ONNX model, truncated, invalid, or lacks its external data.
+    """
+    data = _read(path)
+    model = _parse(data, path)
+    hasher, size = hashlib.sha256(data), len(data)
+    for name in _external_files(model):
+        external = path.parent / name
+        if not external.is_file():
+            hint = f"put {name} beside {path.name}, or export the model again"
+            what = f"the model keeps weights in {name}, which is not there"
+            raise InputError("external-data-missing", what, where=str(path), hint=hint)
+        content = external.read_bytes()
+        hasher.update(content)
+        size += len(content)
+    _load_external(model, path)
+    _check(model, path)
+    return Source(path, model, hasher.hexdigest(), size)
+
+
+def _read(path: Path) -> bytes:
+    if not path.exists():
+        raise InputError("model-missing", "there is no such file", where=str(path), hint="check the path")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError("model-unreadable", f"cannot read it: {error.strerror}", where=str(path)) from error
+
+
+def _parse(data: bytes, path: Path) -> onnx.ModelProto:
+    hint = "give a model exported to ONNX; if it was downloaded or copied, check that the file is whole"
+    try:
+        model = onnx.ModelProto.FromString(data)
+    except DecodeError as error:
+        what = "the file is not an ONNX model, or it is cut off"
+        raise InputError("not-onnx", what, where=str(path), hint=hint) from error
+    if not model.graph.node or not model.ir_version:
+        raise InputError("not-onnx", "the file holds no ONNX graph", where=str(path), hint=hint)
+    return model
+
+
+def _external_files(model: onnx.ModelProto) -> tuple[str, ...]:
+    external = (item for item in model.graph.initializer if item.data_location == onnx.TensorProto.EXTERNAL)
+    found = (entry.value for item in external for entry in item.external_data if entry.key == "location")
+    return tuple(dict.fromkeys(found))
+
+
+def _load_external(model: onnx.ModelProto, path: Path) -> None:
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except Exception as error:
+        what = f"its external data cannot be read: {error}"
+        raise InputError("external-data-invalid", what, where=str(path), hint="export the model again") from error
+
+
+def _check(model: onnx.ModelProto, path: Path) -> None:
+    try:
+        check(model)
+    except Exception as error:
+        words = " ".join(str(error).split())
+        hint = "fix the export; `python -m onnx.checker` prints the same complaint"
+        raise InputError("model-invalid", f"ONNX's checker refuses it: {words}", where=str(path), hint=hint) from error
