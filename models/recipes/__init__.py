@@ -1,0 +1,1 @@
+"""One module per recipe or family of recipes."""
