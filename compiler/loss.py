@@ -136,7 +136,9 @@ def resolve_loss(name: str, reference: Array, labels: NDArray[np.int64] | None) 
         "kl": Loss("kl", kl),
     }
     if name not in known:
-        raise InputError("loss-unknown", f"there is no loss {name!r}", hint=f"one of {', '.join(NAMES)}, module:function")
+        raise InputError(
+            "loss-unknown", f"there is no loss {name!r}", hint=f"one of {', '.join(NAMES)}, module:function"
+        )
     if known[name].needs_labels and labels is None:
         hint = "add an integer array named labels to the data, or use --loss top1"
         raise InputError("labels-missing", f"the loss {name} needs labels", where="--data", hint=hint)
@@ -146,7 +148,7 @@ def resolve_loss(name: str, reference: Array, labels: NDArray[np.int64] | None) 
 def _chosen(reference: Array, labels: NDArray[np.int64] | None) -> str:
     """Classes where there are labels or probabilities, directions where rows have unit norm, else distance."""
     classes = reference.shape[-1]
-    if labels is not None and 1 < classes and labels.max(initial=0) < classes:
+    if labels is not None and classes > 1 and labels.max(initial=0) < classes:
         return "top1"
     if classes > 1 and _is_distribution(reference):
         return "top1"

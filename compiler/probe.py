@@ -11,9 +11,9 @@ from onnx.helper import np_dtype_to_tensor_dtype
 from skipc.compiler.data import batches, synthetic
 from skipc.compiler.data_types import Dataset, InputSpec
 from skipc.passes.expose import with_outputs
-from skipc.passes.flow import Flow, members
+from skipc.passes.flow import Flow
 from skipc.passes.regions import ValueType
-from skipc.runtime.errors import InputError, SkipcError
+from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Array, Dim
 from skipc.runtime.session import Session, open_session
 
@@ -101,7 +101,9 @@ def _cropped(feeds: Feeds, inputs: Sequence[InputSpec]) -> Feeds:
     cut = {}
     for spec in inputs:
         array = feeds[spec.name]
-        free = [axis for axis, dim in enumerate(spec.shape) if axis and not isinstance(dim, int) and array.shape[axis] > 1]
+        free = [
+            axis for axis, dim in enumerate(spec.shape) if axis and not isinstance(dim, int) and array.shape[axis] > 1
+        ]
         cut[spec.name] = np.ascontiguousarray(
             array[tuple(slice(0, -1) if axis in free else slice(None) for axis in range(array.ndim))]
         )

@@ -151,6 +151,4 @@ class Flow:
     def escaping(self, nodes: NodeSet, exit_value: str) -> tuple[str, ...]:
         """Values written inside a node set, other than its exit, that are read outside it or leave the graph."""
         written = (name for i in members(nodes) for name in self.nodes[i].output if name and name != exit_value)
-        return tuple(
-            name for name in written if name in self.graph_outputs or self.consumers.get(name, 0) & ~nodes
-        )
+        return tuple(name for name in written if name in self.graph_outputs or self.consumers.get(name, 0) & ~nodes)

@@ -6,7 +6,7 @@ x is the entry value with C channels; parameters are float32 and are emitted in 
 |---|---|
 | identity | x, without the region's tail |
 | affine | scale * x + shift, per channel |
-| low-rank | (x · down) · up + shift |
+| low-rank | x + (x · down) · up + shift |
 | linear | x · weight + shift |
 
 In channels-first regions the products are 1x1 convolutions.
@@ -34,7 +34,7 @@ def write_bypass(builder: Builder, region: Region, bypass: Bypass) -> str:
     if bypass.kind == "linear":
         return _product(builder, region, region.entry, arrays["weight"], arrays["shift"])
     narrow = _product(builder, region, region.entry, arrays["down"], None)
-    return _product(builder, region, narrow, arrays["up"], arrays["shift"])
+    return builder.op("Add", [region.entry, _product(builder, region, narrow, arrays["up"], arrays["shift"])])
 
 
 def _is_last(region: Region) -> bool:

@@ -73,7 +73,9 @@ def open_session(
         session = runtime.InferenceSession(source, options, providers=[loadable])
     except Exception as error:
         what = f"ONNX Runtime cannot load the model: {error}"
-        raise InputError("model-unloadable", what, where=where, hint="check that it runs before compiling it") from error
+        raise InputError(
+            "model-unloadable", what, where=where, hint="check that it runs before compiling it"
+        ) from error
     _require(session.get_providers(), wanted, provider, runtime)
     names = tuple(tuple(item.name for item in items) for items in (session.get_inputs(), session.get_outputs()))
     return Session(provider, names[0], names[1], session)

@@ -1,0 +1,85 @@
+"""Measure what each block is worth: the loss of bypassing it, and the time that this saves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from skipc.compiler.data import Batch
+from skipc.compiler.latency import Run, interleaved
+from skipc.compiler.loss import Loss
+from skipc.compiler.running import Judged, Window, opened, run_gated, shut
+from skipc.passes.base import run_passes
+from skipc.passes.expose import ExposeDecisions
+from skipc.passes.inject import InjectGates, InputWindow
+from skipc.runtime import names
+from skipc.runtime.plan import Array, Block, Bypass, Gate, Region
+from skipc.runtime.session import Session, open_session
+
+
+def instrument(model: onnx.ModelProto, blocks: Sequence[Block], *, provider: str = "cpu", threads: int = 1) -> Session:
+    """The instrumented model: every block behind its `If`, thresholds as an input, decisions and scores as outputs."""
+    regions = tuple(block.region for block in blocks)
+    gated = run_passes(model, [InjectGates(tuple(blocks), InputWindow()), ExposeDecisions(regions)])
+    return open_session(gated.SerializeToString(), provider=provider, threads=threads)
+
+
+def ungated(region: Region, bypass: Bypass) -> Block:
+    """A block whose gate knows nothing yet: its score is zero for every input."""
+    return Block(region, bypass, Gate("mean", np.zeros(region.channels, np.float32), 0.0, floor=-np.inf))
+
+
+def ablate(session: Session, gates: int, judged: Judged, loss: Loss, *, smooth: bool = False) -> NDArray[np.float64]:
+    """Losses of bypassing each block alone, for every input: [gates, units]."""
+    each = (run_gated(session, opened(gates, [gate]), judged, loss, smooth=smooth) for gate in range(gates))
+    return np.stack([outcome.losses for outcome in each])
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Measured latency of an instrumented model, milliseconds a batch, medians over rounds.
+
+    Attributes:
+        original: of the original.
+        all_shut: of the instrumented model when nothing is bypassed.
+        saved: by bypassing each block alone, [gates].
+        gate: what one gate costs at least, zero where it cannot be told from noise.
+    """
+
+    original: float
+    all_shut: float
+    saved: NDArray[np.float64]
+    gate: float
+
+
+def measure_costs(original: Session, session: Session, gates: int, items: Sequence[Batch], rounds: int) -> Costs:
+    """Time the original, the instrumented model with every gate shut, and with one gate open at a time."""
+    windows = [shut(gates), *(opened(gates, [gate]) for gate in range(gates))]
+    runs = [_run(original, items, None), *(_run(session, items, window) for window in windows)]
+    times = interleaved(runs, rounds) / len(items)
+    saved = np.median(times[:, 1:2] - times[:, 2:], axis=0)
+    overhead = float(np.median(times[:, 1] - times[:, 0]))
+    middle = np.median(times, axis=0)
+    return Costs(float(middle[0]), float(middle[1]), saved, max(0.0, overhead / max(1, gates)))
+
+
+def _run(session: Session, items: Sequence[Batch], window: Window | None) -> Run:
+    extra: dict[str, Array] = {} if window is None else {names.WINDOW: window}
+    feeds = [{**item.feeds, **extra} for item in items]
+
+    def run() -> None:
+        for item in feeds:
+            session.run(item)
+
+    return run
+
+
+def typical(items: Sequence[Batch], count: int) -> tuple[Batch, ...]:
+    """A few batches that span the sizes in the data, from small to large, each standing for as many samples."""
+    by_size = sorted(items, key=lambda item: sum(array.size for array in item.feeds.values()))
+    places = (np.arange(count) + 0.5) / count * len(by_size)
+    return tuple(by_size[int(place)] for place in places)

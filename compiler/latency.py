@@ -1,0 +1,55 @@
+"""Measure time: models are timed in interleaved rounds, so that what disturbs one disturbs all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Clock = Callable[[], float]
+"""Seconds, rising."""
+
+Run = Callable[[], object]
+
+
+def interleaved(runs: Sequence[Run], rounds: int, clock: Clock = time.perf_counter) -> NDArray[np.float64]:
+    """Time each run once a round, the order turning from round to round; milliseconds [rounds, runs].
+
+    One round to warm up is not counted: the first run of a branch allocates and picks its kernels.
+    """
+    for run in runs:
+        run()
+    times = np.zeros((rounds, len(runs)))
+    for row in range(rounds):
+        for step in range(len(runs)):
+            which = (row + step) % len(runs)
+            start = clock()
+            runs[which]()
+            times[row, which] = (clock() - start) * 1e3
+    return times
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times faster one model is than another.
+
+    Attributes:
+        median: over rounds, of the ratio of times within a round.
+        low: lower end of the bootstrapped 95 % interval of that median.
+        high: upper end.
+    """
+
+    median: float
+    low: float
+    high: float
+
+
+def speedup_of(slow_ms: NDArray[np.float64], fast_ms: NDArray[np.float64], *, seed: int = 0) -> Speedup:
+    """Compare paired times, [rounds] each."""
+    ratios = slow_ms / fast_ms
+    draws = np.random.default_rng(seed).integers(0, len(ratios), (1000, len(ratios)))
+    low, high = np.quantile(np.median(ratios[draws], axis=1), [0.025, 0.975])
+    return Speedup(float(np.median(ratios)), float(low), float(high))

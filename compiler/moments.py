@@ -1,0 +1,149 @@
+"""One pass over the data: what goes into each region and what comes out, summed up so that memory stays small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from skipc.compiler.data import Batch
+from skipc.compiler.running import in_parallel
+from skipc.passes.expose import with_outputs
+from skipc.runtime.plan import Array, Region
+from skipc.runtime.session import open_session
+
+Matrix = NDArray[np.float64]
+
+CHUNK = 16
+"""Batches whose activations are held in memory at a time."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """First and second moments of a region's entry x and of d = merge - x, over all rows (samples, tokens, pixels).
+
+    Attributes:
+        rows: number of rows.
+        x: sum of x, [C].
+        d: sum of d, [C].
+        xx: sum of outer products x x, [C, C].
+        xd: sum of outer products x d, [C, C].
+        dd: sum of squares of d, [C].
+    """
+
+    rows: int
+    x: Matrix
+    d: Matrix
+    xx: Matrix
+    xd: Matrix
+    dd: Matrix
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(
+            self.rows + other.rows,
+            self.x + other.x,
+            self.d + other.d,
+            self.xx + other.xx,
+            self.xd + other.xd,
+            self.dd + other.dd,
+        )
+
+    @classmethod
+    def of(cls, entry: Array, merge: Array) -> Moments:
+        """Moments of rows [rows, C]."""
+        x = entry.astype(np.float64)
+        d = merge.astype(np.float64) - x
+        return cls(len(x), x.sum(axis=0), d.sum(axis=0), x.T @ x, x.T @ d, (d * d).sum(axis=0))
+
+    @classmethod
+    def none(cls, channels: int) -> Moments:
+        """Moments of no rows."""
+        row, square = np.zeros(channels), np.zeros((channels, channels))
+        return cls(0, row, row, square, square, row)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What one pass saw of a region.
+
+    Attributes:
+        halves: moments over the batches at even and at odd positions, so that one can check what the other fitted.
+        pooled: the entry value as its gate sees it, float32 [samples, C].
+        change: mean over rows of ‖exit - entry‖ / ‖exit‖.
+        influence: Block Influence, mean over rows of 1 - cos(entry, exit) (ShortGPT, arXiv 2403.03853).
+    """
+
+    halves: tuple[Moments, Moments]
+    pooled: NDArray[np.float32]
+    change: float
+    influence: float
+
+
+def rows_of(value: Array, region: Region) -> Array:
+    """A value as rows of features: [rows, C]."""
+    return np.moveaxis(value, region.channel_axis, -1).reshape(-1, region.channels)
+
+
+def pooled_rows(value: Array, region: Region) -> NDArray[np.float32]:
+    """A value as the gate pools it: float32 [batch, C]."""
+    axes = tuple(axis for axis in range(1, value.ndim) if axis != region.channel_axis)
+    return np.asarray(value.astype(np.float32).mean(axis=axes, dtype=np.float32))
+
+
+class _Sums:
+    """What is summed up for one region, batch by batch in a fixed order, so that the same data give the same sums."""
+
+    def __init__(self, region: Region) -> None:
+        self.region = region
+        self.halves = [Moments.none(region.channels)] * 2
+        self.pooled: list[NDArray[np.float32]] = []
+        self.change = 0.0
+        self.influence = 0.0
+
+    def add(self, values: Mapping[str, Array]) -> None:
+        region = self.region
+        rows = {name: rows_of(values[name], region) for name in {region.entry, region.merge, region.exit}}
+        self.halves[len(self.pooled) % 2] += Moments.of(rows[region.entry], rows[region.merge])
+        change, influence = _distances(rows[region.entry], rows[region.exit])
+        self.pooled.append(pooled_rows(values[region.entry], region))
+        self.change += change
+        self.influence += influence
+
+    def observed(self) -> Observed:
+        rows = max(1, sum(half.rows for half in self.halves))
+        first, second = self.halves
+        return Observed((first, second), np.concatenate(self.pooled), self.change / rows, self.influence / rows)
+
+
+def _distances(entry: Array, leaving: Array) -> tuple[float, float]:
+    x, y = entry.astype(np.float64), leaving.astype(np.float64)
+    norm_x, norm_y = np.linalg.norm(x, axis=1), np.maximum(np.linalg.norm(y, axis=1), 1e-12)
+    cosine = (x * y).sum(axis=1) / np.maximum(norm_x * norm_y, 1e-12)
+    return float((np.linalg.norm(y - x, axis=1) / norm_y).sum()), float((1.0 - cosine).sum())
+
+
+def observe(model: onnx.ModelProto, regions: Sequence[Region], items: Sequence[Batch]) -> dict[str, Observed]:
+    """Run the original once over batches and sum up what its regions do, by region name.
+
+    Args:
+        model: normalised original.
+        regions: to watch; they may overlap.
+        items: batches without padding (batch size 1 sees to that).
+    """
+    fed = {spec.name for spec in model.graph.input}
+    watched = tuple(dict.fromkeys(name for region in regions for name in _values(region) if name not in fed))
+    session = open_session(with_outputs(model, watched).SerializeToString())
+    sums = [_Sums(region) for region in regions]
+    for start in range(0, len(items), CHUNK):
+        chunk = items[start : start + CHUNK]
+        for values in in_parallel(lambda item: {**item.feeds, **session.run(item.feeds, watched)}, chunk):
+            for each in sums:
+                each.add(values)
+    return {each.region.name: each.observed() for each in sums}
+
+
+def _values(region: Region) -> Iterable[str]:
+    return (region.entry, region.merge, region.exit)
