@@ -54,10 +54,10 @@ def building(recipe: Recipe, root: Path) -> Iterator[Path]:
 
 def committed(entry: Committed) -> Artifact:
     """The committed files, checked against the digests beside them."""
-    listed = json.loads((entry.folder / COMMITTED_DIGESTS).read_text(encoding="utf-8"))["sha256"]
-    if not digests.intact(entry.folder, listed):
+    listed = _read_stamp(entry.folder / COMMITTED_DIGESTS).get("sha256")
+    if not isinstance(listed, dict) or not digests.intact(entry.folder, listed):
         raise DigestError(
-            f"a file in {entry.folder} differs from {COMMITTED_DIGESTS} beside it",
+            f"a file in {entry.folder} is missing or differs from {COMMITTED_DIGESTS} beside it",
             where=entry.name,
             hint=f"restore the folder: `git checkout -- {entry.folder.name}` in {entry.folder.parent}",
         )

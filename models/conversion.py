@@ -50,7 +50,7 @@ def export_traced(job: Export, path: Path) -> None:
     """Write the graph of the tracing exporter (`dynamo=False`), batch normalisation folded."""
     import torch
 
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         torch.onnx.export(
             job.module,
             tuple(job.examples.values()),
@@ -61,6 +61,7 @@ def export_traced(job: Export, path: Path) -> None:
             output_names=[job.output],
             dynamic_axes={name: dict(axes) for name, axes in job.axes.items()},
         )
+    _write_output_shape(job, path)
 
 
 def export_dynamo(job: Export, path: Path) -> None:
@@ -69,7 +70,7 @@ def export_dynamo(job: Export, path: Path) -> None:
 
     dimensions = {name: torch.export.Dim(name) for axes in job.axes.values() for name in axes.values()}
     shapes = tuple({axis: dimensions[name] for axis, name in job.axes[key].items()} for key in job.examples)
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         torch.onnx.export(
             job.module,
             tuple(job.examples.values()),
@@ -105,9 +106,23 @@ def check_against_torch(
     )
 
 
+def _write_output_shape(job: Export, path: Path) -> None:
+    """Fill in the output's fixed sizes: the tracing exporter loses them behind a broadcast."""
+    import torch
+
+    onnx = require("onnx", path.name)
+    with torch.no_grad():
+        sizes = job.module(*job.examples.values()).shape
+    model = onnx.load(path)
+    for axis, size in enumerate(sizes):
+        if axis not in job.axes[job.output]:
+            model.graph.output[0].type.tensor_type.shape.dim[axis].dim_value = size
+    onnx.save(model, path)
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporters' warnings about themselves; errors still come through."""
+def quiet() -> Iterator[None]:
+    """Keep others' warnings and their words on stdout from the user; errors still come through."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

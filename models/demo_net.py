@@ -72,6 +72,11 @@ class DemoNet(nn.Module):
         """The probability, per block, that a training step uses the branch."""
         return [float(block.survival) for block in self.blocks]
 
+    def fold_survival(self) -> None:
+        """Fold the factor of every block, which leaves `Conv Relu Conv Add Relu` in the exported graph."""
+        for block in self.blocks:
+            block.fold_survival()
+
 
 def _projection(width_in: int, width_out: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(width_in, width_out, 1, 2, bias=False), nn.BatchNorm2d(width_out))

@@ -80,7 +80,7 @@ def _with_pooling(encoder: Any) -> Any:
 
 MINILM = Recipe(
     "minilm",
-    1,
+    2,
     "all-MiniLM-L6-v2, sentences to embeddings, from both of torch's exporters, with its tokenizer",
     ("minilm.onnx", "minilm.dynamo.onnx", "tokenizer.json"),
     build,
