@@ -77,7 +77,7 @@ def accuracy(reference: Array, candidate: Array, labels: NDArray[np.int64] | Non
     """1 where the original is right and the changed model is wrong."""
     if labels is None:
         raise InputError("labels-missing", "the loss accuracy needs labels", hint="add an array named labels")
-    return (reference.argmax(axis=-1) == labels) & (candidate.argmax(axis=-1) != labels)
+    return np.asarray((reference.argmax(axis=-1) == labels) & (candidate.argmax(axis=-1) != labels))
 
 
 def cosine(reference: Array, candidate: Array, _labels: NDArray[np.int64] | None) -> Array:
@@ -146,14 +146,13 @@ def resolve_loss(name: str, reference: Array, labels: NDArray[np.int64] | None) 
 
 
 def _chosen(reference: Array, labels: NDArray[np.int64] | None) -> str:
-    """Classes where there are labels or probabilities, directions where rows have unit norm, else distance."""
+    """Directions where rows have unit norm, classes where there are labels or probabilities, else distance."""
     classes = reference.shape[-1]
-    if labels is not None and classes > 1 and labels.max(initial=0) < classes:
-        return "top1"
-    if classes > 1 and _is_distribution(reference):
-        return "top1"
     norms = np.linalg.norm(reference.astype(np.float64), axis=-1)
-    return "cosine" if np.allclose(norms, 1.0, atol=1e-3) else "relative-l2"
+    if np.allclose(norms, 1.0, atol=1e-3) and not _is_distribution(reference):
+        return "cosine"
+    labelled = labels is not None and classes > 1 and int(labels.max(initial=0)) < classes
+    return "top1" if labelled or (classes > 1 and _is_distribution(reference)) else "relative-l2"
 
 
 def _imported(name: str) -> Compare:

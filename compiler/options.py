@@ -31,7 +31,7 @@ class Option:
 
 
 def best_options(options: Iterable[Option], limit: float) -> tuple[Option, ...]:
-    """The option of greatest worth for each region, in order of first appearance; regions worth nothing are left out."""
+    """The option of greatest worth for each region, in order of first appearance; none for regions worth nothing."""
     best: dict[str, Option] = {}
     for option in options:
         known = best.get(option.region.name)

@@ -21,12 +21,15 @@ EXTENTS = (8, 32, 64, 224)
 """Extents tried for the free axes of a model that comes without data."""
 
 Feeds = Mapping[str, Array]
+Extents = tuple[int, ...]
+"""Of one dimension, run by run."""
 
 
 def probe_types(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> dict[str, ValueType]:
     """Types of all values that depend on the model's inputs, and of its constants.
 
-    A dimension is fixed if inference says so, or if it is the same in every run; it is named if inference names it.
+    A dimension is fixed if inference says so, or if it is the same in every run. It has the name of a dimension of the
+    inputs if it ran with the same extents: inference alone loses names behind a Reshape, or makes up its own.
 
     Args:
         model: normalised.
@@ -38,25 +41,41 @@ def probe_types(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> dict[str, Val
     session = open_session(with_outputs(model, written).SerializeToString(), optimize=False)
     wanted = [name for name in session.outputs if name in flow.producer]
     runs = [session.run(item, wanted) for item in feeds]
+    named = _named_extents(model, feeds)
     found = {}
     for name in wanted:
         arrays = [run[name] for run in runs]
         if all(isinstance(array, np.ndarray) and array.ndim == arrays[0].ndim for array in arrays):
-            found[name] = _merged(arrays, inferred.get(name, ()))
+            found[name] = _merged(arrays, inferred.get(name, ()), named)
     return found
 
 
-def _merged(arrays: Sequence[Array], inferred: tuple[Dim, ...]) -> ValueType:
-    shapes = [array.shape for array in arrays]
-    known = inferred if len(inferred) == len(shapes[0]) else (None,) * len(shapes[0])
-    dims = tuple(_dim([shape[axis] for shape in shapes], known[axis]) for axis in range(len(shapes[0])))
-    return ValueType(int(np_dtype_to_tensor_dtype(arrays[0].dtype)), dims)
+def _named_extents(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> dict[Extents, str]:
+    """The named dimensions of the inputs by the extents that they have in the runs; the first of those that agree."""
+    found: dict[Extents, str] = {}
+    for item in model.graph.input:
+        for axis, dim in enumerate(item.type.tensor_type.shape.dim):
+            if dim.dim_param and all(item.name in run for run in feeds):
+                found.setdefault(tuple(run[item.name].shape[axis] for run in feeds), dim.dim_param)
+    return found
 
 
-def _dim(extents: Sequence[int], inferred: Dim) -> Dim:
-    if inferred is not None:
+def _merged(arrays: Sequence[Array], inferred: tuple[Dim, ...], named: Mapping[Extents, str]) -> ValueType:
+    rank = arrays[0].ndim
+    known = inferred if len(inferred) == rank else (None,) * rank
+    dims = (_dim(tuple(array.shape[axis] for array in arrays), known[axis], axis, named) for axis in range(rank))
+    return ValueType(int(np_dtype_to_tensor_dtype(arrays[0].dtype)), tuple(dims))
+
+
+def _dim(extents: Extents, inferred: Dim, axis: int, named: Mapping[Extents, str]) -> Dim:
+    """One dimension; where all runs agree, only an axis 0 is taken for a named one, the batch that data did not vary."""
+    if isinstance(inferred, int):
         return inferred
-    return extents[0] if len(set(extents)) == 1 else None
+    if len(set(extents)) > 1:
+        return named.get(extents)
+    if inferred in named.values() or axis == 0:
+        return named.get(extents, extents[0])
+    return extents[0]
 
 
 def _inferred(model: onnx.ModelProto) -> dict[str, tuple[Dim, ...]]:

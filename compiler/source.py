@@ -65,7 +65,8 @@ def _read(path: Path) -> bytes:
 def _parse(data: bytes, path: Path) -> onnx.ModelProto:
     hint = "give a model exported to ONNX; if it was downloaded or copied, check that the file is whole"
     try:
-        model = onnx.ModelProto.FromString(data)
+        model = onnx.ModelProto()
+        model.ParseFromString(data)
     except DecodeError as error:
         what = "the file is not an ONNX model, or it is cut off"
         raise InputError("not-onnx", what, where=str(path), hint=hint) from error

@@ -17,7 +17,7 @@ from onnx import helper
 
 from skipc.passes.base import copied, opset_of
 from skipc.passes.builder import Builder, Fragment
-from skipc.passes.flow import Flow, NodeSet, members, node_set
+from skipc.passes.flow import Flow, NodeSet, members, node_inputs, node_set
 from skipc.passes.gate import write_gate
 from skipc.passes.normalize import copied_node, sort_nodes
 from skipc.passes.regions import CONVOLUTION_OPS
@@ -115,10 +115,41 @@ class InjectGates:
         _place(model, placed, self.window.add_to(model, len(self.blocks)), FIRST)
         for gate, block in enumerate(self.blocks):
             cut.replace(block, gate, placed)
-        moved = frozenset(i for nodes in inside for i in members(nodes))
-        placed += [(float(i), copied_node(node)) for i, node in enumerate(flow.nodes) if i not in moved]
-        sort_nodes(model.graph, placed)
+        _keep_rest(cut, inside, placed)
         return model
+
+
+@dataclass(frozen=True)
+class ReplaceRegions:
+    """Put each block's bypass in place of its region for good: what a static compressor would do."""
+
+    blocks: tuple[Block, ...]
+
+    def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the copy without the regions."""
+        model = copied(model)
+        flow = Flow.of(model.graph)
+        cut = _Cut(model, flow, {node.name: i for i, node in enumerate(flow.nodes)})
+        inside = cut.inside([block.region for block in self.blocks])
+        placed: list[tuple[float, onnx.NodeProto]] = []
+        for block in self.blocks:
+            cut.replace_statically(block, placed)
+        _keep_rest(cut, inside, placed)
+        _drop_unused(model.graph)
+        return model
+
+
+def _keep_rest(cut: _Cut, inside: Sequence[NodeSet], placed: list[tuple[float, onnx.NodeProto]]) -> None:
+    moved = frozenset(i for nodes in inside for i in members(nodes))
+    placed += [(float(i), copied_node(node)) for i, node in enumerate(cut.flow.nodes) if i not in moved]
+    sort_nodes(cut.model.graph, placed)
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove initializers that nothing reads any more."""
+    read = {name for node in graph.node for name in node_inputs(node)} | {item.name for item in graph.output}
+    unread = [item.name for item in graph.initializer if item.name not in read]
+    _take(graph.initializer, unread, ())
 
 
 def _place(
@@ -196,25 +227,33 @@ class _Cut:
 
     def _bypass_branch(self, block: Block, opset: int) -> onnx.GraphProto:
         region, prefix = block.region, names.bypass(block.region.name)
+        fragment = self._bypass(block, opset)
+        kernels = {name for node in fragment.nodes if node.op_type == "Conv" for name in node.input[1:]}
+        inside = [item for item in fragment.initializers if item.name in kernels]
+        self.model.graph.initializer.extend(item for item in fragment.initializers if item.name not in kernels)
+        return helper.make_graph(fragment.nodes, prefix, [], [_output(region, prefix)], inside)
+
+    def _bypass(self, block: Block, opset: int) -> Fragment:
+        """The nodes of a bypass with a copy of the region's tail; they write the value `names.bypass`."""
+        region, prefix = block.region, names.bypass(block.region.name)
         builder = Builder(prefix, opset)
         result = write_bypass(builder, region, block.bypass)
-        tail: list[onnx.NodeProto] = []
-        if region.tail and block.bypass.kind != "identity":
-            inside = [self.flow.nodes[self.position[name]] for name in region.tail]
-            new = {region.merge: result, region.exit: prefix}
-            new |= {name: f"{prefix}/{name}" for node in inside for name in node.output if name and name not in new}
-            tail = [_renamed(node, new, prefix) for node in inside]
-        else:
+        if not region.tail or block.bypass.kind == "identity":
             builder.op("Identity", [result], output=prefix)
+            return builder.fragment()
+        inside = [self.flow.nodes[self.position[name]] for name in region.tail]
+        new = {region.merge: result, region.exit: prefix}
+        new |= {name: f"{prefix}/{name}" for node in inside for name in node.output if name and name not in new}
         fragment = builder.fragment()
-        branch = helper.make_graph([*fragment.nodes, *tail], prefix, [], [_output(region, prefix)])
-        self._add_weights(branch, fragment)
-        return branch
+        tail = [_renamed(node, new, prefix) for node in inside]
+        return Fragment((*fragment.nodes, *tail), fragment.initializers)
 
-    def _add_weights(self, branch: onnx.GraphProto, fragment: Fragment) -> None:
-        kernels = {name for node in fragment.nodes if node.op_type == "Conv" for name in node.input[1:]}
-        branch.initializer.extend(item for item in fragment.initializers if item.name in kernels)
-        self.model.graph.initializer.extend(item for item in fragment.initializers if item.name not in kernels)
+    def replace_statically(self, block: Block, placed: list[tuple[float, onnx.NodeProto]]) -> None:
+        """Add a region's bypass in its place, without gate or `If`."""
+        region, moved = block.region, self._moved(block.region)
+        fragment = self._bypass(block, opset_of(self.model))
+        nodes = tuple(_renamed(node, {names.bypass(region.name): region.exit}) for node in fragment.nodes)
+        _place(self.model, placed, Fragment(nodes, fragment.initializers), float(next(members(moved))))
 
 
 def _output(region: Region, name: str) -> onnx.ValueInfoProto:

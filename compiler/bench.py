@@ -1,0 +1,75 @@
+"""Compare the latency of two models on real inputs, in interleaved pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from skipc.compiler.data import Batch
+from skipc.compiler.latency import Run, Speedup, interleaved, speedup_of
+from skipc.runtime import names
+from skipc.runtime.plan import Plan
+from skipc.runtime.session import Session
+
+ROUNDS = 30
+BATCHES_A_ROUND = 8
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a comparison found.
+
+    Attributes:
+        speedup: original over compiled.
+        original_ms: median latency of a batch.
+        compiled_ms: of the compiled model.
+    """
+
+    speedup: Speedup
+    original_ms: float
+    compiled_ms: float
+
+
+def compare(original: Session, compiled: Session, items: Sequence[Batch], *, rounds: int = ROUNDS) -> Bench:
+    """Time both models on the same batches.
+
+    Each round runs a handful of batches, drawn anew, through both models; a round's ratio is of their summed times, so
+    that large inputs weigh as much as they cost.
+    """
+    slow, fast = np.zeros(rounds), np.zeros(rounds)
+    order = np.random.default_rng(0).permutation(max(rounds * BATCHES_A_ROUND, len(items))) % len(items)
+    for row in range(rounds):
+        chosen = [items[i] for i in order[row * BATCHES_A_ROUND : (row + 1) * BATCHES_A_ROUND]]
+        slow[row], fast[row] = _pairs(original, compiled, chosen)
+    return Bench(speedup_of(slow, fast), float(np.median(slow)), float(np.median(fast)))
+
+
+def _pairs(original: Session, compiled: Session, items: Sequence[Batch]) -> tuple[float, float]:
+    """Mean milliseconds a batch of both models, each batch run back to back in both."""
+    total = np.zeros(2)
+    for item in items:
+        total += np.median(interleaved([_run(original, item), _run(compiled, item)], 2), axis=0)
+    return float(total[0] / len(items)), float(total[1] / len(items))
+
+
+def _run(session: Session, item: Batch) -> Run:
+    return lambda: session.run(item.feeds)
+
+
+def run_shares(exposed: Session, plan: Plan, items: Sequence[Batch]) -> tuple[float, ...]:
+    """Share of samples for which each block runs in full, by block of the plan.
+
+    Args:
+        exposed: the compiled model with its decisions among the outputs.
+        plan: of the compiled model.
+        items: to run.
+    """
+    rows = [exposed.run(item.feeds, [names.DECISIONS])[names.DECISIONS] for item in items]
+    return tuple(float(share) for share in 1.0 - np.concatenate(rows).mean(axis=0)) if plan.blocks else ()
+
+
+def time_share_skipped(plan: Plan, run_share: Sequence[float]) -> float:
+    """Share of the original's measured latency that is bypassed: each block's share of time by how often it is."""
+    return sum(block.time_share * (1.0 - share) for block, share in zip(plan.blocks, run_share, strict=True))

@@ -1,0 +1,71 @@
+"""From a plan to a model: the written-out list of passes, and nothing that depends on clock or chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+import onnx
+
+from skipc.passes.base import GraphPass, run_passes
+from skipc.passes.expose import ExposeDecisions
+from skipc.passes.inject import InjectGates, LevelWindow, ReplaceRegions
+from skipc.passes.normalize import Normalize
+from skipc.passes.stamp import StampPlan
+from skipc.runtime.errors import InputError
+from skipc.runtime.plan import Block, Plan
+
+
+def normalized(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as all stages see it."""
+    return run_passes(model, [Normalize()])
+
+
+def build(model: onnx.ModelProto, plan: Plan, *, decisions: bool = False, level_input: bool = False) -> onnx.ModelProto:
+    """Freeze a plan into a normalised model.
+
+    Args:
+        model: normalised original.
+        plan: with the arrays of its bypasses and gates.
+        decisions: append decisions and scores to the outputs.
+        level_input: make the level an optional input.
+    """
+    floors = tuple(block.gate.floor for block in plan.blocks)
+    window = LevelWindow(plan.thresholds, floors, plan.level, as_input=level_input)
+    passes: list[GraphPass] = [InjectGates(plan.blocks, window)]
+    if decisions:
+        passes.append(ExposeDecisions(tuple(block.region for block in plan.blocks)))
+    return run_passes(model, [*passes, StampPlan(plan)])
+
+
+def build_static(model: onnx.ModelProto, blocks: Sequence[Block]) -> onnx.ModelProto:
+    """A normalised model with these blocks bypassed for good."""
+    return run_passes(model, [ReplaceRegions(tuple(blocks))])
+
+
+def serialized(model: onnx.ModelProto) -> bytes:
+    """The bytes of a model; the same model gives the same bytes."""
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def require_same_model(plan: Plan, digest: str, *, where: str) -> None:
+    """Refuse a plan that was made for another model.
+
+    Raises:
+        InputError: the digests differ.
+    """
+    if plan.model_digest != digest:
+        what = f"the plan was made for a model with digest {plan.model_digest[:12]}, this one has {digest[:12]}"
+        raise InputError("plan-of-another-model", what, where=where, hint="compile without --plan, or give that model")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages whose behaviour a plan depends on."""
+    found = {}
+    for name in ("skipc", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,137 @@
+"""Measure every region on every kind of bypass, and choose what each gate will stand before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from skipc.compiler.fit import fit_bypass, rank_correlation
+from skipc.compiler.impact import Costs, ablate, instrument, measure_costs, typical, ungated
+from skipc.compiler.loss import Loss
+from skipc.compiler.moments import Observed
+from skipc.compiler.options import Option, best_options, in_graph_order, without_overlap
+from skipc.compiler.running import Judged
+from skipc.compiler.settings import Settings
+from skipc.compiler.survey import Surveyed
+from skipc.passes.surrogate import KINDS
+from skipc.runtime.plan import Region
+from skipc.runtime.session import Session
+
+ABLATION_UNITS = 200
+TIMED_BATCHES = 4
+TIMING_ROUNDS = 12
+
+
+@dataclass(frozen=True)
+class Impact:
+    """How much a region matters, by each measure.
+
+    Attributes:
+        region: its name.
+        change: mean relative change of the value that passes through it (activation).
+        influence: Block Influence (activation).
+        ablation: mean loss when the best of its bypasses always runs.
+        bypass: kind of that bypass.
+        saved_ms: latency that it saves, milliseconds a batch.
+        time_share: of the original's latency.
+    """
+
+    region: str
+    change: float
+    influence: float
+    ablation: float
+    bypass: str
+    saved_ms: float
+    time_share: float
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What measuring found.
+
+    Attributes:
+        chosen: one option for each region to gate, in graph order, without overlaps.
+        impacts: of all regions that were measured.
+        correlation: Spearman's between the activation measure (Block Influence) and ablation.
+        original_ms: median latency of the original on the timed batches.
+    """
+
+    chosen: tuple[Option, ...]
+    impacts: tuple[Impact, ...]
+    correlation: float
+    original_ms: float
+
+
+def measure_candidates(
+    surveyed: Surveyed,
+    original: Session,
+    observed: Mapping[str, Observed],
+    judged: Judged,
+    loss: Loss,
+    settings: Settings,
+) -> Candidates:
+    """Ablate and time every region on every kind of bypass asked for."""
+    few = judged.first(max(1, ABLATION_UNITS // settings.batch_size))
+    kinds = KINDS if settings.bypass == "auto" else (settings.bypass,)
+    options: list[Option] = []
+    original_ms: list[float] = []
+    for tier in (surveyed.survey.blocks, surveyed.survey.layers):
+        for kind in kinds if tier else ():
+            found, costs = _measure_tier(surveyed, original, tier, kind, observed, few, loss, settings)
+            options += found
+            original_ms.append(costs.original)
+    middle = float(np.median(original_ms)) if original_ms else 0.0
+    best = best_options(options, settings.risk)
+    impacts = tuple(_impact(option, observed[option.region.name], middle) for option in best)
+    if settings.impact == "activation":
+        best = _by_activation(best, observed)
+    position = {node.name: i for i, node in enumerate(surveyed.model.graph.node)}
+    chosen = in_graph_order(without_overlap(best, settings.risk), position)
+    return Candidates(chosen, impacts, _correlation(impacts), middle)
+
+
+def _measure_tier(
+    surveyed: Surveyed,
+    original: Session,
+    tier: Sequence[Region],
+    kind: str,
+    observed: Mapping[str, Observed],
+    judged: Judged,
+    loss: Loss,
+    settings: Settings,
+) -> tuple[list[Option], Costs]:
+    blocks = [ungated(region, fit_bypass(kind, observed[region.name])) for region in tier]
+    session = instrument(surveyed.model, blocks)
+    losses = ablate(session, len(blocks), judged, loss).mean(axis=1)
+    timed = instrument(surveyed.model, blocks, provider=settings.provider, threads=settings.threads)
+    costs = measure_costs(original, timed, len(blocks), typical(judged.items, TIMED_BATCHES), TIMING_ROUNDS)
+    rows = zip(blocks, losses, costs.saved, strict=True)
+    return [Option(block.region, block.bypass, float(lost), float(saved)) for block, lost, saved in rows], costs
+
+
+def _impact(option: Option, observed: Observed, original_ms: float) -> Impact:
+    return Impact(
+        region=option.region.name,
+        change=observed.change,
+        influence=observed.influence,
+        ablation=option.loss,
+        bypass=option.bypass.kind,
+        saved_ms=option.saved_ms,
+        time_share=option.saved_ms / original_ms if original_ms else 0.0,
+    )
+
+
+def _by_activation(options: Sequence[Option], observed: Mapping[str, Observed]) -> tuple[Option, ...]:
+    """The half of the options whose regions change least what passes through them."""
+    ranked = sorted(options, key=lambda option: observed[option.region.name].influence)
+    kept = {option.region.name for option in ranked[: (len(ranked) + 1) // 2]}
+    return tuple(option for option in options if option.region.name in kept)
+
+
+def _correlation(impacts: Sequence[Impact]) -> float:
+    if len(impacts) < 3:
+        return 0.0
+    first, second = ([getattr(item, name) for item in impacts] for name in ("influence", "ablation"))
+    return rank_correlation(np.array(first), np.array(second))

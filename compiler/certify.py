@@ -1,0 +1,95 @@
+"""Walk a path of configurations on calibration data and keep what passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from skipc.compiler.calibrate import p_value, samples_needed, upper_bound
+from skipc.compiler.loss import Loss, Losses
+from skipc.runtime.errors import PromiseError
+from skipc.runtime.plan import Certificate
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is to be certified.
+
+    Attributes:
+        loss: measured.
+        output: judged.
+        limit: of the mean loss.
+        confidence: of the promise.
+        binary: whether every unit's loss is 0 or 1; a batch's mean is not.
+    """
+
+    loss: Loss
+    output: str
+    limit: float
+    confidence: float
+    binary: bool
+
+
+def require_enough(claim: Claim, units: int, share: float, *, where: str) -> None:
+    """Refuse data that could not support the claim even if no loss were seen.
+
+    Args:
+        claim: to be supported.
+        units: in the calibration split.
+        share: of all samples that the calibration split is.
+        where: data set to name.
+
+    Raises:
+        PromiseError: says how many samples are needed.
+    """
+    needed = samples_needed(claim.limit, claim.confidence, claim.binary)
+    if units >= needed:
+        return
+    what = (
+        f"a mean loss of at most {claim.limit:g} with confidence {claim.confidence:g} needs at least {needed} "
+        f"calibration samples even if none shows any loss; there are {units}"
+    )
+    hint = f"give at least {-(-needed * 100 // round(share * 100))} samples in all, or allow more with --risk"
+    raise PromiseError("too-few-samples", what, where=where, hint=hint)
+
+
+def certify(path: Sequence[Callable[[], Sequence[Losses]]], claim: Claim) -> tuple[Certificate | None, int]:
+    """Test configurations in order until one fails (fixed-sequence testing, arXiv 2110.01052).
+
+    Args:
+        path: each measures one configuration and gives the losses on every data set.
+        claim: to be certified for every data set: the worst of them decides.
+
+    Returns:
+        the certificate of the last configuration that passed, or None, and how many passed.
+    """
+    delta = 1.0 - claim.confidence
+    best: Certificate | None = None
+    for position, measure in enumerate(path):
+        groups = measure()
+        p_values = [p_value(losses, claim.limit, claim.binary) for losses in groups]
+        if max(p_values) > delta:
+            return (_retested(best, position + 1), position)
+        worst = groups[p_values.index(max(p_values))]
+        best = _certificate(claim, worst, max(p_values), position + 1)
+    return best, len(path)
+
+
+def _certificate(claim: Claim, losses: Losses, p: float, tested: int) -> Certificate:
+    return Certificate(
+        loss=claim.loss.name,
+        output=claim.output,
+        limit=claim.limit,
+        confidence=claim.confidence,
+        mean=float(losses.mean()),
+        bound=upper_bound(losses, claim.confidence, claim.binary),
+        p_value=p,
+        test="binomial" if claim.binary else "betting",
+        samples=len(losses),
+        tested=tested,
+        certified=tested,
+    )
+
+
+def _retested(certificate: Certificate | None, tested: int) -> Certificate | None:
+    return replace(certificate, tested=tested) if certificate else None

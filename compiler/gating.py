@@ -1,0 +1,118 @@
+"""Give the chosen regions their gates, and lay the path of configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipc.compiler.candidates import TIMED_BATCHES, TIMING_ROUNDS
+from skipc.compiler.fit import GateFit, fit_gate
+from skipc.compiler.impact import ablate, instrument, measure_costs, typical, ungated
+from skipc.compiler.loss import Loss
+from skipc.compiler.moments import Observed
+from skipc.compiler.options import Option
+from skipc.compiler.planner import Offer, Step, lay_path
+from skipc.compiler.running import Judged, run_gated, shut
+from skipc.compiler.settings import Settings
+from skipc.compiler.survey import Surveyed
+from skipc.runtime.plan import Block
+from skipc.runtime.session import Session
+
+PATH_UNITS = 400
+HEADROOM = 1.25
+"""Gates that only open beyond this multiple of the limit are left out of the file."""
+
+
+@dataclass(frozen=True)
+class Gated:
+    """Blocks with their gates, and the path through their thresholds.
+
+    Attributes:
+        blocks: in graph order.
+        fits: how well each gate predicts.
+        path: configurations from gentle to bold; thresholds by block.
+        session: the instrumented model of these blocks.
+    """
+
+    blocks: tuple[Block, ...]
+    fits: tuple[GateFit, ...]
+    path: tuple[Step, ...]
+    session: Session
+
+
+def gate_options(
+    surveyed: Surveyed,
+    original: Session,
+    options: Sequence[Option],
+    observed: Mapping[str, Observed],
+    judged: Judged,
+    loss: Loss,
+    settings: Settings,
+) -> Gated:
+    """Fit a gate for each option, lay the path on *fit*, and drop the gates that it never opens within the limit."""
+    plain = [ungated(option.region, option.bypass) for option in options]
+    session = instrument(surveyed.model, plain)
+    smooth = ablate(session, len(plain), judged, loss, smooth=True)
+    losses = ablate(session, len(plain), judged, loss)
+    pooled = [_by_unit(observed[option.region.name].pooled, judged) for option in options]
+    fits = [fit_gate(features, impact) for features, impact in zip(pooled, smooth, strict=True)]
+    blocks = [replace(block, gate=fit.gate) for block, fit in zip(plain, fits, strict=True)]
+    whole = _with_path(surveyed, original, blocks, fits, losses, judged, loss, settings)
+    useful = _useful(whole.path, settings.risk)
+    if not useful or len(useful) == len(blocks):
+        return whole
+    kept = [blocks[i] for i in useful], [fits[i] for i in useful]
+    return _with_path(surveyed, original, *kept, losses[useful], judged, loss, settings)
+
+
+def _by_unit(pooled: NDArray[np.float32], judged: Judged) -> NDArray[np.float32]:
+    """Pooled entry values, averaged over the samples of each unit."""
+    ends = np.cumsum([len(item.indices) for item in judged.items])
+    if len(pooled) == len(ends):
+        return pooled
+    return np.stack([part.mean(axis=0) for part in np.split(pooled, ends[:-1])])
+
+
+def _with_path(
+    surveyed: Surveyed,
+    original: Session,
+    blocks: Sequence[Block],
+    fits: Sequence[GateFit],
+    losses: NDArray[np.float64],
+    judged: Judged,
+    loss: Loss,
+    settings: Settings,
+) -> Gated:
+    timed = instrument(surveyed.model, blocks, provider=settings.provider, threads=settings.threads)
+    costs = measure_costs(original, timed, len(blocks), typical(judged.items, TIMED_BATCHES), TIMING_ROUNDS)
+    measured = tuple(
+        replace(
+            block,
+            saved_ms=float(saved),
+            time_share=float(saved) / costs.original,
+            impact=float(losses[gate].mean()),
+        )
+        for gate, (block, saved) in enumerate(zip(blocks, costs.saved, strict=True))
+    )
+    session = instrument(surveyed.model, measured)
+    scores = run_gated(session, shut(len(blocks)), judged, loss).scores
+    worst = np.stack([part.max(axis=0) for part in np.split(scores, _ends(judged))], axis=1)
+    few = judged.first(PATH_UNITS)
+    offer = Offer(worst.astype(np.float64), losses, costs.saved, costs.gate)
+    floors = [block.gate.floor for block in measured]
+    path = lay_path(offer, lambda window: run_gated(session, window, few, loss), floors, settings.risk)
+    return Gated(measured, tuple(fits), path, session)
+
+
+def _ends(judged: Judged) -> list[int]:
+    return list(np.cumsum([len(item.indices) for item in judged.items])[:-1])
+
+
+def _useful(path: Sequence[Step], limit: float) -> list[int]:
+    """Gates that some configuration within reach of the limit opens."""
+    reachable = [step for step in path if step.loss <= HEADROOM * limit]
+    opened = np.array([step.shares for step in reachable]) > 0
+    return [int(gate) for gate in np.flatnonzero(opened.any(axis=0))] if reachable else []

@@ -1,0 +1,327 @@
+"""The whole program on one page: from a model and data to a verified, compiled model.
+
+survey → judge → observe → candidates → gates and path → certificate → plan → model → verification
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+
+from skipc.compiler.bench import Bench, compare, run_shares, time_share_skipped
+from skipc.compiler.build import build, versions
+from skipc.compiler.candidates import Candidates, measure_candidates
+from skipc.compiler.certify import Claim, certify, require_enough
+from skipc.compiler.console import Console
+from skipc.compiler.data import Batch, Dataset, batches, split
+from skipc.compiler.fit import GateFit
+from skipc.compiler.gating import Gated, gate_options
+from skipc.compiler.impact import instrument, ungated
+from skipc.compiler.loss import Loss, Losses, resolve_loss
+from skipc.compiler.moments import observe
+from skipc.compiler.planner import NEVER, Step, thinned, window_of
+from skipc.compiler.running import Judged, judge, run_gated, run_plain
+from skipc.compiler.settings import Settings
+from skipc.compiler.source import Source
+from skipc.compiler.static import Static, best_static
+from skipc.compiler.survey import Surveyed, survey_model
+from skipc.compiler.verify import Verification, gates_shut_equality, verification
+from skipc.passes.expose import ExposeDecisions
+from skipc.runtime.errors import InputError, PromiseError
+from skipc.runtime.plan import Block, Bypass, Certificate, Plan
+from skipc.runtime.session import Session, open_session
+
+SHARES = (0.4, 0.4, 0.2)
+"""Of every data set: fit, calibrate, test."""
+
+LEVELS = 4
+"""Certified configurations that the file keeps, beside level 0."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data, split once: one judged part of each data set."""
+
+    fit: Judged
+    plain_fit: tuple[Batch, ...]
+    calibrate: tuple[Judged, ...]
+    test: tuple[Judged, ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the compiled model does on *test*.
+
+    Attributes:
+        verification: for each data set by name.
+        bench: against the original.
+        static_bench: of the static alternative, None where there is none.
+        run_share: share of samples for which each block runs in full.
+        time_share_skipped: share of the original's latency that is bypassed.
+    """
+
+    verification: dict[str, Verification]
+    bench: Bench
+    static_bench: Bench | None
+    run_share: tuple[float, ...]
+    time_share_skipped: float
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The result of a compilation.
+
+    Attributes:
+        model: the compiled model.
+        plan: what it was built from.
+        surveyed: the original.
+        loss: judged by; None without data.
+        candidates: measured regions; None without data.
+        path: configurations from gentle to bold, those that were certified first.
+        gate_fits: one for each block of the plan.
+        static: the alternative without gates.
+        measured: on *test*; None without data.
+    """
+
+    model: onnx.ModelProto
+    plan: Plan
+    surveyed: Surveyed
+    loss: Loss | None = None
+    candidates: Candidates | None = None
+    path: tuple[Step, ...] = ()
+    gate_fits: tuple[GateFit, ...] = ()
+    static: Static | None = None
+    measured: Measured | None = None
+
+
+def compile_model(source: Source, data: Sequence[Dataset], settings: Settings, console: Console) -> Compiled:
+    """Compile a model for data like these.
+
+    Raises:
+        InputError: model, data and settings do not fit.
+        PromiseError: there is too little data for the risk, or nothing could be gained at it.
+    """
+    with console.stage("finding regions"):
+        surveyed = survey_model(source, data[0], settings.exclude)
+    _require_regions(surveyed)
+    original = open_session(_bytes(surveyed.model), provider=settings.provider, threads=settings.threads)
+    with console.stage("running the original on the data"):
+        splits, claim = _split_and_judge(surveyed, original, data, settings)
+    with console.stage("observing activations"):
+        observed = observe(surveyed.model, surveyed.survey.regions, splits.plain_fit)
+    with console.stage("measuring the impact and cost of every region"):
+        candidates = measure_candidates(surveyed, original, observed, splits.fit, claim.loss, settings)
+    _require_candidates(candidates)
+    with console.stage("fitting gates and laying the path"):
+        gated = gate_options(surveyed, original, candidates.chosen, observed, splits.fit, claim.loss, settings)
+    with console.stage("certifying"):
+        certificate, levels = _certified_levels(gated, splits, claim)
+    with console.stage("building and verifying"):
+        plan = _plan(source, data, gated, levels, certificate, splits, claim, settings)
+        model = build(surveyed.model, plan, decisions=settings.decisions, level_input=settings.level_input)
+        static = _static(surveyed, candidates, splits, claim)
+        measured = _measure(surveyed, original, model, plan, static, data, splits, claim)
+    _require_promises(measured, plan)
+    return Compiled(model, plan, surveyed, claim.loss, candidates, gated.path, gated.fits, static, measured)
+
+
+def compile_without_data(source: Source, settings: Settings, console: Console) -> Compiled:
+    """Put every block behind a gate that never opens: the structure, and no promise.
+
+    Raises:
+        InputError: the model does not run or has no regions.
+    """
+    with console.stage("finding regions"):
+        surveyed = survey_model(source, None, settings.exclude)
+    _require_regions(surveyed)
+    blocks = tuple(ungated(region, Bypass("identity")) for region in surveyed.survey.blocks)
+    plan = _bare_plan(source, (), blocks, ((NEVER,) * len(blocks),), settings, None, settings.loss)
+    with console.stage("building"):
+        model = build(surveyed.model, plan, decisions=settings.decisions, level_input=settings.level_input)
+    return Compiled(model, plan, surveyed)
+
+
+def _bytes(model: onnx.ModelProto) -> bytes:
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def _require_regions(surveyed: Surveyed) -> None:
+    if surveyed.survey.blocks:
+        return
+    refused = len(surveyed.survey.rejected)
+    hint = "`skipc inspect` lists every refusal with its reason"
+    raise PromiseError("no-regions", f"the model has no region to bypass ({refused} candidates refused)", hint=hint)
+
+
+def _require_candidates(candidates: Candidates) -> None:
+    if candidates.chosen:
+        return
+    hint = "try a larger --batch-size, or a model with larger blocks"
+    raise PromiseError("nothing-gained", "no block takes longer than what could stand in for it", hint=hint)
+
+
+def _split_and_judge(
+    surveyed: Surveyed, original: Session, data: Sequence[Dataset], settings: Settings
+) -> tuple[Splits, Claim]:
+    output = _output(original, settings)
+    parts = [_parts(dataset, settings.seed) for dataset in data]
+    judged = [[judge(original, part, surveyed.inputs, settings.batch_size, output) for part in row] for row in parts]
+    labels = data[0].labels
+    loss = resolve_loss(settings.loss, judged[0][0].references[0], labels)
+    per_sample = settings.batch_size == 1 and all(len(item.indices) == 1 for item in judged[0][1].items)
+    claim = Claim(loss, output, settings.risk, settings.confidence, loss.binary and per_sample)
+    for dataset, row in zip(data, judged, strict=True):
+        require_enough(claim, len(row[1].items), SHARES[1], where=dataset.name)
+    plain = tuple(item for row in parts for item in batches(row[0], 1, surveyed.inputs))
+    fit = _joined([row[0] for row in judged])
+    return Splits(fit, plain, tuple(row[1] for row in judged), tuple(row[2] for row in judged)), claim
+
+
+def _output(original: Session, settings: Settings) -> str:
+    if settings.output is None:
+        return original.outputs[0]
+    if settings.output not in original.outputs:
+        hint = f"one of {', '.join(original.outputs)}"
+        raise InputError("output-unknown", f"the model has no output {settings.output!r}", where="--output", hint=hint)
+    return settings.output
+
+
+def _parts(dataset: Dataset, seed: int) -> list[Dataset]:
+    return [dataset.subset(chosen) for chosen in split(len(dataset), SHARES, seed)]
+
+
+def _joined(parts: Sequence[Judged]) -> Judged:
+    """Several judged data sets as one, shuffled into one another so that its beginning stands for all of it."""
+    triples = [row for part in parts for row in zip(part.items, part.references, part.labels, strict=True)]
+    order = np.random.default_rng(0).permutation(len(triples)) if len(parts) > 1 else np.arange(len(triples))
+    items, references, labels = zip(*(triples[i] for i in order), strict=True)
+    return Judged(items, references, labels, parts[0].output)
+
+
+def _certified_levels(gated: Gated, splits: Splits, claim: Claim) -> tuple[Certificate, tuple[Step, ...]]:
+    """Walk the path on *calibrate*; the certificate, and the configurations that the file will keep."""
+    floors = [block.gate.floor for block in gated.blocks]
+
+    def measuring(step: Step) -> Callable[[], list[Losses]]:
+        window = window_of(step.thresholds, floors)
+        return lambda: [run_gated(gated.session, window, judged, claim.loss).losses for judged in splits.calibrate]
+
+    certificate, passed = certify([measuring(step) for step in gated.path], claim)
+    if certificate is None:
+        hint = "allow more with --risk, or give more data"
+        what = f"not even the gentlest configuration holds a mean loss of {claim.limit:g}"
+        raise PromiseError("nothing-gained", what, hint=hint)
+    return certificate, thinned(gated.path[:passed], LEVELS)
+
+
+def _plan(
+    source: Source,
+    data: Sequence[Dataset],
+    gated: Gated,
+    levels: Sequence[Step],
+    certificate: Certificate,
+    splits: Splits,
+    claim: Claim,
+    settings: Settings,
+) -> Plan:
+    floors = [block.gate.floor for block in gated.blocks]
+    window = window_of(levels[-1].thresholds, floors)
+    opened = run_gated(gated.session, window, splits.fit, claim.loss).decisions.mean(axis=0)
+    rows = zip(gated.blocks, opened, strict=True)
+    blocks = tuple(replace(block, open_share=float(share)) for block, share in rows)
+    thresholds = ((NEVER,) * len(blocks), *(step.thresholds for step in levels))
+    return _bare_plan(source, data, blocks, thresholds, settings, certificate, claim.loss.name)
+
+
+def _bare_plan(
+    source: Source,
+    data: Sequence[Dataset],
+    blocks: tuple[Block, ...],
+    thresholds: tuple[tuple[float, ...], ...],
+    settings: Settings,
+    certificate: Certificate | None,
+    loss: str,
+) -> Plan:
+    return Plan(
+        model_digest=source.digest,
+        data_digests={dataset.name: dataset.digest for dataset in data},
+        blocks=blocks,
+        thresholds=thresholds,
+        level=len(thresholds) - 1,
+        certificate=certificate,
+        loss=loss,
+        batch_size=settings.batch_size,
+        threads=settings.threads,
+        provider=settings.provider,
+        seed=settings.seed,
+        versions=versions(),
+    )
+
+
+def _static(surveyed: Surveyed, candidates: Candidates, splits: Splits, claim: Claim) -> Static | None:
+    blocks = [ungated(option.region, option.bypass) for option in candidates.chosen]
+    session = instrument(surveyed.model, blocks)
+    return best_static(session, blocks, candidates.chosen, splits.fit, splits.calibrate, claim)
+
+
+def _measure(
+    surveyed: Surveyed,
+    original: Session,
+    model: onnx.ModelProto,
+    plan: Plan,
+    static: Static | None,
+    data: Sequence[Dataset],
+    splits: Splits,
+    claim: Claim,
+) -> Measured:
+    session = open_session(_bytes(model), provider=plan.provider, threads=plan.threads)
+    equality = gates_shut_equality(surveyed.model, model, splits.test[0])
+    found = {
+        dataset.name: verification(
+            equality, claim.loss, run_plain(session, judged, claim.loss), plan, per_sample=claim.binary
+        )
+        for dataset, judged in zip(data, splits.test, strict=True)
+    }
+    items = [item for judged in splits.test for item in judged.items]
+    static_bench = None
+    if static is not None:
+        static_model = _bytes(static.model(surveyed.model))
+        replaced = open_session(static_model, provider=plan.provider, threads=plan.threads)
+        static_bench = compare(original, replaced, items)
+    shares = run_shares(_exposed(model, plan), plan, items)
+    return Measured(
+        found, compare(original, session, items), static_bench, shares, time_share_skipped(plan, shares)
+    )
+
+
+def _exposed(model: onnx.ModelProto, plan: Plan) -> Session:
+    """The compiled model with its decisions among the outputs."""
+    session = open_session(_bytes(model))
+    if "skipc.decisions" in session.outputs:
+        return session
+    regions = tuple(block.region for block in plan.blocks)
+    return open_session(_bytes(ExposeDecisions(regions).apply(model)))
+
+
+def _require_promises(measured: Measured, plan: Plan) -> None:
+    """Refuse a model that breaks a promise or gains nothing.
+
+    Raises:
+        PromiseError: which promise, and by how much.
+    """
+    for name, found in measured.verification.items():
+        if not found.equality.bit_for_bit:
+            raise PromiseError("gates-shut-differ", "with every gate shut the outputs differ from the original's")
+        if found.equality.relative > 0 and not found.equality.ok:
+            what = f"with every gate shut the outputs are off by {found.equality.relative:.1e} of their scale"
+            raise PromiseError("gates-shut-differ", what)
+        if found.limit is not None and found.mean > found.limit:
+            what = f"the mean loss on the test split is {found.mean:.4g}, above the limit {found.limit:g}"
+            raise PromiseError("risk-exceeded", what, where=name, hint="give more data, or allow more with --risk")
+    if measured.bench.speedup.median <= 1.0:
+        what = f"the compiled model is no faster ({measured.bench.speedup.median:.3f}x) at this risk"
+        raise PromiseError("nothing-gained", what, hint="allow more with --risk, or try another --batch-size")

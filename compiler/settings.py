@@ -1,0 +1,48 @@
+"""What the user asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from skipc.passes.surrogate import KINDS
+
+BYPASSES = ("auto", *KINDS)
+IMPACTS = ("ablation", "activation")
+GRANULARITIES = ("auto", "batch")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of a compilation, as the command line names them.
+
+    Attributes:
+        loss: name of the loss, or ``module:function``.
+        output: name of the judged output; None for the first.
+        risk: limit of the mean loss.
+        confidence: with which the limit is promised.
+        granularity: what one decision is made for.
+        bypass: kind of bypass, or ``auto`` to choose for each block.
+        impact: measure that shortlists blocks.
+        provider: ``cpu`` or ``cuda``.
+        batch_size: rows that the deployed model gets at a time.
+        threads: intra-op threads of the deployed model.
+        decisions: append decisions and scores to the outputs.
+        level_input: let callers override the level.
+        exclude: patterns of region names that stay as they are.
+        seed: of every random choice.
+    """
+
+    loss: str = "auto"
+    output: str | None = None
+    risk: float = 0.01
+    confidence: float = 0.95
+    granularity: str = "auto"
+    bypass: str = "auto"
+    impact: str = "ablation"
+    provider: str = "cpu"
+    batch_size: int = 1
+    threads: int = 1
+    decisions: bool = False
+    level_input: bool = False
+    exclude: tuple[str, ...] = ()
+    seed: int = 0

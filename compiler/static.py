@@ -1,0 +1,77 @@
+"""The alternative without gates: the same bypasses, always on, at the same certified risk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from skipc.compiler.build import build_static
+from skipc.compiler.certify import Claim, certify
+from skipc.compiler.loss import Loss
+from skipc.compiler.options import Option
+from skipc.compiler.running import Judged, opened, run_gated
+from skipc.runtime.plan import Block, Certificate
+from skipc.runtime.session import Session
+
+
+@dataclass(frozen=True)
+class Static:
+    """The boldest static model that passes the same test.
+
+    Attributes:
+        blocks: bypassed for good.
+        certificate: of this model.
+    """
+
+    blocks: tuple[Block, ...]
+    certificate: Certificate
+
+    def model(self, original: onnx.ModelProto) -> onnx.ModelProto:
+        """The static model, from the normalised original."""
+        return build_static(original, self.blocks)
+
+
+def best_static(
+    session: Session,
+    blocks: Sequence[Block],
+    options: Sequence[Option],
+    fit: Judged,
+    calibrate: Sequence[Judged],
+    claim: Claim,
+) -> Static | None:
+    """Add blocks in order of worth while the claim holds; None where not even the first passes.
+
+    Args:
+        session: the instrumented model of all these blocks.
+        blocks: one for each option.
+        options: measured alone.
+        fit: data on which the order is settled.
+        calibrate: data sets on which the claim is tested.
+        claim: the same as for the gated model.
+    """
+    order = sorted(range(len(options)), key=lambda i: -options[i].worth(claim.limit))
+    sets = _within_reach(session, [order[: count + 1] for count in range(len(order))], len(blocks), fit, claim)
+
+    def losses(chosen: Sequence[int], judged: Judged, loss: Loss) -> np.ndarray:  # type: ignore[type-arg]
+        return run_gated(session, opened(len(blocks), chosen), judged, loss).losses
+
+    path = [lambda chosen=chosen: [losses(chosen, judged, claim.loss) for judged in calibrate] for chosen in sets]
+    certificate, passed = certify(path, claim)
+    if certificate is None:
+        return None
+    return Static(tuple(blocks[i] for i in sorted(sets[passed - 1])), certificate)
+
+
+def _within_reach(
+    session: Session, sets: Sequence[Sequence[int]], gates: int, fit: Judged, claim: Claim
+) -> list[Sequence[int]]:
+    """The leading sets up to the first whose loss on *fit* is beyond twice the limit."""
+    found: list[Sequence[int]] = []
+    for chosen in sets:
+        found.append(chosen)
+        if run_gated(session, opened(gates, chosen), fit, claim.loss).mean > 2 * claim.limit:
+            break
+    return found

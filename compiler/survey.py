@@ -1,0 +1,64 @@
+"""Look at an original: its regions, by structure and by a real run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+import onnx
+
+from skipc.compiler.build import normalized
+from skipc.compiler.data import Dataset, InputSpec, input_specs
+from skipc.compiler.probe import probe_feeds, probe_types
+from skipc.compiler.source import Source
+from skipc.passes.regions import Rejection, Survey, find_regions
+from skipc.runtime.errors import InputError
+from skipc.runtime.plan import Array, Region
+from skipc.runtime.session import is_equal, open_session
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """An original as the later stages need it.
+
+    Attributes:
+        model: normalised.
+        inputs: what it must be fed.
+        survey: its regions and the refusals, without what the user excluded.
+    """
+
+    model: onnx.ModelProto
+    inputs: tuple[InputSpec, ...]
+    survey: Survey
+
+
+def survey_model(source: Source, data: Dataset | None, exclude: Sequence[str] = ()) -> Surveyed:
+    """Find the regions of a model.
+
+    Raises:
+        InputError: the model does not run, or gives another answer for the same input the second time.
+    """
+    model = normalized(source.model)
+    inputs = input_specs(model)
+    feeds = probe_feeds(model, inputs, data)
+    _require_deterministic(model, feeds[0])
+    survey = find_regions(model, probe_types(model, feeds))
+    return Surveyed(model, inputs, _without(survey, exclude))
+
+
+def _require_deterministic(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> None:
+    session = open_session(model.SerializeToString(), optimize=False)
+    first, second = session.run(feeds), session.run(feeds)
+    if all(is_equal(first[name], second[name]) for name in first):
+        return
+    hint = "export it in evaluation mode (torch: call .eval() on the outermost module before exporting)"
+    raise InputError("model-random", "the model gives different answers for the same input", hint=hint)
+
+
+def _without(survey: Survey, exclude: Sequence[str]) -> Survey:
+    def kept(region: Region) -> bool:
+        return not any(fnmatch(region.name, pattern) for pattern in exclude)
+
+    refused = [Rejection(item.name, "excluded", "excluded by --exclude") for item in survey.regions if not kept(item)]
+    return Survey(tuple(filter(kept, survey.blocks)), tuple(filter(kept, survey.layers)), (*survey.rejected, *refused))

@@ -1,0 +1,128 @@
+"""Check what a compiled file promises: gates shut it equals the original, and live its loss keeps to the limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from skipc.compiler.calibrate import upper_bound
+from skipc.compiler.data import Dataset, input_specs
+from skipc.compiler.loss import Loss, Losses, resolve_loss
+from skipc.compiler.running import Judged, judge, run_plain
+from skipc.passes.stamp import SetLevel
+from skipc.runtime.errors import InputError
+from skipc.runtime.plan import Array, Plan
+from skipc.runtime.session import is_equal, max_abs_difference, open_session
+
+GATES_SHUT_TOLERANCE = 1e-5
+"""Of the output's scale: branches keep ONNX Runtime from some fusions, which reorders float32 sums and no more."""
+
+EQUALITY_BATCHES = 8
+
+
+@dataclass(frozen=True)
+class Equality:
+    """How a compiled model with every gate shut compares with the original.
+
+    Attributes:
+        bit_for_bit: with ONNX Runtime's optimisations off.
+        max_abs_difference: with them on, over all outputs.
+        relative: the same, over the largest absolute value of the output.
+    """
+
+    bit_for_bit: bool
+    max_abs_difference: float
+    relative: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether both hold."""
+        return self.bit_for_bit and self.relative <= GATES_SHUT_TOLERANCE
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What verifying found.
+
+    Attributes:
+        equality: with every gate shut.
+        loss: name of the loss.
+        mean: mean loss.
+        limit: that it was promised to stay under; None where nothing was certified.
+        bound: upper confidence bound on the mean loss on this data.
+        confidence: of that bound.
+        samples: number of units.
+    """
+
+    equality: Equality
+    loss: str
+    mean: float
+    limit: float | None
+    bound: float
+    confidence: float
+    samples: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether every promise holds."""
+        return self.equality.ok and (self.limit is None or self.mean <= self.limit)
+
+
+def gates_shut_equality(original: onnx.ModelProto, compiled: onnx.ModelProto, judged: Judged) -> Equality:
+    """Run both models on the first batches, with and without ONNX Runtime's optimisations."""
+    shut = SetLevel(0).apply(compiled)
+    same, largest, relative = True, 0.0, 0.0
+    for optimize in (False, True):
+        pair = [open_session(model.SerializeToString(), optimize=optimize) for model in (original, shut)]
+        for item in judged.items[:EQUALITY_BATCHES]:
+            expected, found = pair[0].run(item.feeds), pair[1].run(item.feeds, pair[0].outputs)
+            if not optimize:
+                same = same and all(is_equal(expected[name], found[name]) for name in expected)
+                continue
+            for name, array in expected.items():
+                difference = max_abs_difference(array, found[name])
+                largest = max(largest, difference)
+                relative = max(relative, difference / max(_scale(array), 1e-30) if difference else 0.0)
+    return Equality(same, largest, relative)
+
+
+def _scale(array: Array) -> float:
+    return float(np.abs(array.astype(np.float64)).max(initial=0.0))
+
+
+def verify_compiled(
+    original: onnx.ModelProto, compiled: onnx.ModelProto, plan: Plan, data: Dataset, *, provider: str = "cpu"
+) -> Verification:
+    """Verify a compiled model on data.
+
+    Raises:
+        InputError: the two models do not belong together.
+    """
+    inputs = input_specs(original)
+    _require_same_signature(original, compiled)
+    session = open_session(original.SerializeToString(), provider=provider)
+    output = plan.certificate.output if plan.certificate else session.outputs[0]
+    judged = judge(session, data, inputs, plan.batch_size, output)
+    labels = None if data.labels is None else data.labels
+    loss = resolve_loss(plan.loss, judged.references[0], labels)
+    losses = run_plain(open_session(compiled.SerializeToString(), provider=provider), judged, loss)
+    equality = gates_shut_equality(original, compiled, judged)
+    return verification(equality, loss, losses, plan, per_sample=plan.batch_size == 1)
+
+
+def verification(equality: Equality, loss: Loss, losses: Losses, plan: Plan, *, per_sample: bool) -> Verification:
+    """Put together what was measured."""
+    confidence = plan.certificate.confidence if plan.certificate else 0.95
+    bound = upper_bound(losses, confidence, loss.binary and per_sample)
+    limit = plan.certificate.limit if plan.certificate else None
+    return Verification(equality, loss.name, float(losses.mean()), limit, bound, confidence, len(losses))
+
+
+def _require_same_signature(original: onnx.ModelProto, compiled: onnx.ModelProto) -> None:
+    theirs = [item.name for item in original.graph.output]
+    ours = [item.name for item in compiled.graph.output][: len(theirs)]
+    if theirs != ours:
+        what = f"the compiled model gives {', '.join(ours)}, the original {', '.join(theirs)}"
+        raise InputError("not-its-original", what, hint="give the model that was compiled with --original")
