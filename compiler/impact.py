@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +65,23 @@ def measure_costs(original: Session, session: Session, gates: int, items: Sequen
     overhead = float(np.median(times[:, 1] - times[:, 0]))
     middle = np.median(times, axis=0)
     return Costs(float(middle[0]), float(middle[1]), saved, max(0.0, overhead / max(1, gates)))
+
+
+def time_shares(model: onnx.ModelProto, regions: Sequence[Region], feeds: Mapping[str, Array]) -> dict[str, float]:
+    """Share of the model's latency that each region takes: what the identity in its place would save.
+
+    Args:
+        model: normalised original.
+        regions: that do not overlap.
+        feeds: of one run.
+    """
+    blocks = [ungated(region, Bypass("identity")) for region in regions]
+    if not blocks:
+        return {}
+    batch = Batch(feeds, (0,), None)
+    costs = measure_costs(open_session(model.SerializeToString()), instrument(model, blocks), len(blocks), [batch], 15)
+    shares = np.clip(costs.saved / costs.original, 0.0, 1.0)
+    return {region.name: float(share) for region, share in zip(regions, shares, strict=True)}
 
 
 def _run(session: Session, items: Sequence[Batch], window: Window | None) -> Run:

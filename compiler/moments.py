@@ -70,7 +70,7 @@ class Observed:
     """What one pass saw of a region.
 
     Attributes:
-        halves: moments over the batches at even and at odd positions, so that one can check what the other fitted.
+        halves: moments over the chunks at even and at odd positions, so that one can check what the other fitted.
         pooled: the entry value as its gate sees it, float32 [samples, C].
         change: mean over rows of ‖exit - entry‖ / ‖exit‖.
         influence: Block Influence, mean over rows of 1 - cos(entry, exit) (ShortGPT, arXiv 2403.03853).
@@ -94,7 +94,7 @@ def pooled_rows(value: Array, region: Region) -> NDArray[np.float32]:
 
 
 class _Sums:
-    """What is summed up for one region, batch by batch in a fixed order, so that the same data give the same sums."""
+    """What is summed up for one region, chunk by chunk in a fixed order, so that the same data give the same sums."""
 
     def __init__(self, region: Region) -> None:
         self.region = region
@@ -103,16 +103,21 @@ class _Sums:
         self.change = 0.0
         self.influence = 0.0
 
-    def add(self, values: Mapping[str, Array]) -> None:
+    def add(self, chunk: Sequence[Mapping[str, Array]], half: int) -> None:
+        """Add a chunk of runs; one product over all of its rows costs far less than one a run."""
         region = self.region
-        rows = {name: rows_of(values[name], region) for name in {region.entry, region.merge, region.exit}}
-        self.halves[len(self.pooled) % 2] += Moments.of(rows[region.entry], rows[region.merge])
+        rows = {
+            name: np.concatenate([rows_of(values[name], region) for values in chunk])
+            for name in {region.entry, region.merge, region.exit}
+        }
+        self.halves[half] += Moments.of(rows[region.entry], rows[region.merge])
         change, influence = _distances(rows[region.entry], rows[region.exit])
-        self.pooled.append(pooled_rows(values[region.entry], region))
+        self.pooled += [pooled_rows(values[region.entry], region) for values in chunk]
         self.change += change
         self.influence += influence
 
     def observed(self) -> Observed:
+        """The sums as a value."""
         rows = max(1, sum(half.rows for half in self.halves))
         first, second = self.halves
         return Observed((first, second), np.concatenate(self.pooled), self.change / rows, self.influence / rows)
@@ -138,10 +143,11 @@ def observe(model: onnx.ModelProto, regions: Sequence[Region], items: Sequence[B
     session = open_session(with_outputs(model, watched).SerializeToString())
     sums = [_Sums(region) for region in regions]
     for start in range(0, len(items), CHUNK):
-        chunk = items[start : start + CHUNK]
-        for values in in_parallel(lambda item: {**item.feeds, **session.run(item.feeds, watched)}, chunk):
-            for each in sums:
-                each.add(values)
+        chunk = in_parallel(
+            lambda item: {**item.feeds, **session.run(item.feeds, watched)}, items[start : start + CHUNK]
+        )
+        for each in sums:
+            each.add(chunk, start // CHUNK % 2)
     return {each.region.name: each.observed() for each in sums}
 
 

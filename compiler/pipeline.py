@@ -279,7 +279,7 @@ def _measure(
     claim: Claim,
 ) -> Measured:
     session = open_session(_bytes(model), provider=plan.provider, threads=plan.threads)
-    equality = gates_shut_equality(surveyed.model, model, splits.test[0])
+    equality = gates_shut_equality(surveyed.model, model, [item.feeds for item in splits.test[0].items])
     found = {
         dataset.name: verification(
             equality, claim.loss, run_plain(session, judged, claim.loss), plan, per_sample=claim.binary
@@ -292,13 +292,11 @@ def _measure(
         static_model = _bytes(static.model(surveyed.model))
         replaced = open_session(static_model, provider=plan.provider, threads=plan.threads)
         static_bench = compare(original, replaced, items)
-    shares = run_shares(_exposed(model, plan), plan, items)
-    return Measured(
-        found, compare(original, session, items), static_bench, shares, time_share_skipped(plan, shares)
-    )
+    shares = run_shares(exposed(model, plan), plan, items)
+    return Measured(found, compare(original, session, items), static_bench, shares, time_share_skipped(plan, shares))
 
 
-def _exposed(model: onnx.ModelProto, plan: Plan) -> Session:
+def exposed(model: onnx.ModelProto, plan: Plan) -> Session:
     """The compiled model with its decisions among the outputs."""
     session = open_session(_bytes(model))
     if "skipc.decisions" in session.outputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx
 from skipc.compiler.calibrate import upper_bound
 from skipc.compiler.data import Dataset, input_specs
 from skipc.compiler.loss import Loss, Losses, resolve_loss
-from skipc.compiler.running import Judged, judge, run_plain
+from skipc.compiler.running import judge, run_plain
 from skipc.passes.stamp import SetLevel
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Array, Plan
@@ -70,14 +71,16 @@ class Verification:
         return self.equality.ok and (self.limit is None or self.mean <= self.limit)
 
 
-def gates_shut_equality(original: onnx.ModelProto, compiled: onnx.ModelProto, judged: Judged) -> Equality:
-    """Run both models on the first batches, with and without ONNX Runtime's optimisations."""
+def gates_shut_equality(
+    original: onnx.ModelProto, compiled: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]]
+) -> Equality:
+    """Run both models on a few feeds, with and without ONNX Runtime's optimisations."""
     shut = SetLevel(0).apply(compiled)
     same, largest, relative = True, 0.0, 0.0
     for optimize in (False, True):
         pair = [open_session(model.SerializeToString(), optimize=optimize) for model in (original, shut)]
-        for item in judged.items[:EQUALITY_BATCHES]:
-            expected, found = pair[0].run(item.feeds), pair[1].run(item.feeds, pair[0].outputs)
+        for item in feeds[:EQUALITY_BATCHES]:
+            expected, found = pair[0].run(item), pair[1].run(item, pair[0].outputs)
             if not optimize:
                 same = same and all(is_equal(expected[name], found[name]) for name in expected)
                 continue
@@ -105,10 +108,9 @@ def verify_compiled(
     session = open_session(original.SerializeToString(), provider=provider)
     output = plan.certificate.output if plan.certificate else session.outputs[0]
     judged = judge(session, data, inputs, plan.batch_size, output)
-    labels = None if data.labels is None else data.labels
-    loss = resolve_loss(plan.loss, judged.references[0], labels)
+    loss = resolve_loss(plan.loss, judged.references[0], data.labels)
     losses = run_plain(open_session(compiled.SerializeToString(), provider=provider), judged, loss)
-    equality = gates_shut_equality(original, compiled, judged)
+    equality = gates_shut_equality(original, compiled, [item.feeds for item in judged.items])
     return verification(equality, loss, losses, plan, per_sample=plan.batch_size == 1)
 
 

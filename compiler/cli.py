@@ -1,0 +1,146 @@
+"""The command line: what users type, and nothing that takes long to import."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from skipc.compiler.console import NORMAL, QUIET, VERBOSE, Console
+from skipc.compiler.settings import BYPASSES, GRANULARITIES, IMPACTS
+from skipc.runtime.errors import SkipcError
+
+Command = Callable[..., Any]
+
+EXIT_BUG = 3
+EXIT_INTERRUPTED = 130
+
+
+def output_options(command: Command) -> Command:
+    """The options that every verb has."""
+    command = click.option("-v", "--verbose", is_flag=True, help="Say more on stderr; show tracebacks of bugs.")(
+        command
+    )
+    command = click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but errors.")(command)
+    formats = click.Choice(["text", "json"])
+    return click.option("--output-format", type=formats, default="text", help="What stdout gets.")(command)
+
+
+model_argument = click.argument("model", type=click.Path(path_type=Path))
+provider_option = click.option(
+    "--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where the model will run."
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the deployed model."
+)
+batch_option = click.option(
+    "--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Rows the model gets at a time."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="skipc")
+def cli() -> None:
+    """Compile trained ONNX networks so that they skip the blocks an input does not need."""
+
+
+@cli.command("compile")
+@model_argument
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Output file.  [default: MODEL with .skip.onnx]")
+@click.option("--data", multiple=True, metavar="[NAME=]PATH", help="Sample inputs; several are certified one by one.")
+@click.option("--loss", default="auto", show_default=True, help="What damage is; or module:function.")
+@click.option("--output", help="Name of the output that is judged.  [default: the first]")
+@click.option(
+    "--risk", type=click.FloatRange(0, 1, True, True), default=0.01, show_default=True, help="Mean loss at most."
+)
+@click.option("--confidence", type=click.FloatRange(0, 1, True, True), default=0.95, show_default=True)
+@click.option("--granularity", type=click.Choice(GRANULARITIES), default="auto", show_default=True)
+@click.option("--bypass", type=click.Choice(BYPASSES), default="auto", show_default=True)
+@click.option("--impact", type=click.Choice(IMPACTS), default="ablation", show_default=True)
+@provider_option
+@batch_option
+@threads_option
+@click.option("--plan", type=click.Path(path_type=Path), help="Build from this plan; needs no data.")
+@click.option("--decisions", is_flag=True, help="Append skipc.decisions and skipc.scores to the outputs.")
+@click.option("--level-input", is_flag=True, help="Let callers override the level.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Regions to leave alone, such as 'attention.*'.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@output_options
+def compile_command(**options: Any) -> None:
+    """Compile MODEL into a drop-in file that skips what an input does not need."""
+    from skipc.compiler.verbs import compile_verb
+
+    _run(compile_verb, options)
+
+
+@cli.command("inspect")
+@model_argument
+@click.option("--data", metavar="[NAME=]PATH", help="Sample inputs to time the regions on.")
+@output_options
+def inspect_command(**options: Any) -> None:
+    """List the regions of an original, or plan and certificate of a compiled file."""
+    from skipc.compiler.verbs import inspect_verb
+
+    _run(inspect_verb, options)
+
+
+@cli.command("verify")
+@click.argument("compiled", type=click.Path(path_type=Path))
+@click.option("--original", required=True, type=click.Path(path_type=Path), help="The model that was compiled.")
+@click.option("--data", required=True, metavar="[NAME=]PATH", help="Inputs that the model has not seen.")
+@provider_option
+@output_options
+def verify_command(**options: Any) -> None:
+    """Check every promise of COMPILED on data."""
+    from skipc.compiler.verbs import verify_verb
+
+    _run(verify_verb, options)
+
+
+@cli.command("bench")
+@model_argument
+@click.argument("compiled", type=click.Path(path_type=Path))
+@click.option("--data", required=True, metavar="[NAME=]PATH", help="Inputs to time both models on.")
+@batch_option
+@threads_option
+@provider_option
+@output_options
+def bench_command(**options: Any) -> None:
+    """Time MODEL and COMPILED in interleaved pairs."""
+    from skipc.compiler.verbs import bench_verb
+
+    _run(bench_verb, options)
+
+
+def _run(verb: Command, options: dict[str, Any]) -> None:
+    """Run a verb; print its result, or its error, and exit with its code."""
+    quiet, verbose = options.pop("quiet"), options.pop("verbose")
+    console = Console(QUIET if quiet else VERBOSE if verbose else NORMAL)
+    as_json = options.pop("output_format") == "json"
+    try:
+        result, text = verb(console, **options)
+    except SkipcError as error:
+        if as_json:
+            click.echo(json.dumps({"schema": 1, "ok": False, "error": error.as_json()}, sort_keys=True))
+        console.error(error)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; nothing was written", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        click.echo(f"internal error: {type(error).__name__}: {error}", err=True)
+        click.echo("hint: this is a bug of skipc; run again with -v and report it with the traceback", err=True)
+        if verbose:
+            raise
+        sys.exit(EXIT_BUG)
+    click.echo(json.dumps({"schema": 1, **result}, sort_keys=True, allow_nan=False) if as_json else text)
+    sys.exit(0 if result.get("ok", True) else 1)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    cli(prog_name="skipc")

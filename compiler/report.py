@@ -1,0 +1,285 @@
+"""Say what was found: as JSON for programs, as text for a terminal, as one self-contained page for everyone else."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from skipc.compiler.bench import Bench
+from skipc.compiler.latency import Speedup
+from skipc.compiler.pipeline import Compiled, Measured
+from skipc.compiler.verify import Verification
+from skipc.passes.regions import Survey
+from skipc.runtime.plan import Certificate, Plan
+
+SCHEMA = 1
+
+Json = dict[str, Any]
+
+
+def rounded(value: float, digits: int = 4) -> float:
+    """A number with so many significant digits."""
+    return float(f"{value:.{digits}g}")
+
+
+def speedup_json(speedup: Speedup) -> Json:
+    """Median and 95 % interval."""
+    return {"median": rounded(speedup.median), "low": rounded(speedup.low), "high": rounded(speedup.high)}
+
+
+def certificate_json(certificate: Certificate | None) -> Json | None:
+    """The certificate by field; None where nothing was certified."""
+    if certificate is None:
+        return None
+    return {name: getattr(certificate, name) for name in certificate.__dataclass_fields__}
+
+
+def verification_json(found: Verification) -> Json:
+    """What `skipc verify` prints."""
+    return {
+        "ok": found.ok,
+        "loss": found.loss,
+        "mean": rounded(found.mean),
+        "limit": found.limit,
+        "bound": rounded(found.bound),
+        "confidence": found.confidence,
+        "samples": found.samples,
+        "gates_shut_max_abs_difference": found.equality.max_abs_difference,
+        "gates_shut_bit_for_bit": found.equality.bit_for_bit,
+    }
+
+
+def bench_json(bench: Bench, provider: str, plan: Plan | None, run_share: Sequence[float], skipped: float) -> Json:
+    """What `skipc bench` prints."""
+    blocks = plan.blocks if plan else ()
+    return {
+        "speedup": speedup_json(bench.speedup),
+        "latency_ms": {"original": rounded(bench.original_ms), "compiled": rounded(bench.compiled_ms)},
+        "time_share_skipped": rounded(skipped),
+        "layer_share_skipped": rounded(1 - sum(run_share) / len(run_share)) if run_share else 0.0,
+        "blocks": [
+            {"name": block.region.name, "run_share": rounded(share)}
+            for block, share in zip(blocks, run_share, strict=True)
+        ],
+        "provider": provider,
+    }
+
+
+def survey_json(survey: Survey, time_shares: Mapping[str, float]) -> Json:
+    """What `skipc inspect` prints of an original."""
+    regions = [
+        {
+            "name": region.name,
+            "kind": region.kind,
+            "entry": region.entry,
+            "exit": region.exit,
+            "nodes": len(region.nodes),
+            "time_share": rounded(time_shares.get(region.name, 0.0)),
+            "reason": "",
+        }
+        for region in survey.regions
+    ]
+    rejected = [{"node": item.node, "rule": item.rule, "reason": item.reason} for item in survey.rejected]
+    return {"regions": regions, "rejected": rejected}
+
+
+def plan_json(plan: Plan) -> Json:
+    """What `skipc inspect` prints of a compiled file."""
+    return {
+        "regions": [
+            {
+                "name": block.region.name,
+                "kind": block.region.kind,
+                "entry": block.region.entry,
+                "exit": block.region.exit,
+                "nodes": len(block.region.nodes),
+                "time_share": rounded(block.time_share),
+                "reason": f"{block.bypass.kind} bypass for {block.open_share:.0%} of the fit data",
+            }
+            for block in plan.blocks
+        ],
+        "level": plan.level,
+        "levels": len(plan.thresholds),
+        "certificate": certificate_json(plan.certificate),
+        "model_digest": plan.model_digest,
+        "data_digests": dict(plan.data_digests),
+        "versions": dict(plan.versions),
+    }
+
+
+def compile_json(compiled: Compiled, output: str, seconds: float) -> Json:
+    """What `skipc compile` prints."""
+    measured, survey = compiled.measured, compiled.surveyed.survey
+    return {
+        "ok": True,
+        "output": output,
+        "regions": len(survey.regions),
+        "gates": len(compiled.plan.blocks),
+        "level": compiled.plan.level,
+        "certificate": certificate_json(compiled.plan.certificate),
+        "speedup": speedup_json(measured.bench.speedup) if measured else None,
+        "static_speedup": _static_speedup(measured),
+        "time_share_skipped": rounded(measured.time_share_skipped) if measured else None,
+        "verification": {name: verification_json(item) for name, item in measured.verification.items()}
+        if measured
+        else None,
+        "seconds": rounded(seconds),
+    }
+
+
+def _static_speedup(measured: Measured | None) -> Json | None:
+    if measured is None or measured.static_bench is None:
+        return None
+    return speedup_json(measured.static_bench.speedup)
+
+
+def details_json(compiled: Compiled, output: str, seconds: float) -> Json:
+    """Everything: what the page shows, and what it carries inside."""
+    measured, candidates = compiled.measured, compiled.candidates
+    fits = {block.region.name: fit for block, fit in zip(compiled.plan.blocks, compiled.gate_fits, strict=False)}
+    shares = measured.run_share if measured else (1.0,) * len(compiled.plan.blocks)
+    return {
+        "schema": SCHEMA,
+        **compile_json(compiled, output, seconds),
+        "loss": compiled.plan.loss,
+        "impacts": [
+            {name: _plain(getattr(item, name)) for name in item.__dataclass_fields__}
+            for item in (candidates.impacts if candidates else ())
+        ],
+        "activation_ablation_rank_correlation": rounded(candidates.correlation) if candidates else None,
+        "blocks": [
+            {
+                "name": block.region.name,
+                "bypass": block.bypass.kind,
+                "gate": block.gate.pooling,
+                "impact": rounded(block.impact),
+                "saved_ms": rounded(block.saved_ms),
+                "time_share": rounded(block.time_share),
+                "run_share": rounded(share),
+                "gate_rank_correlation": rounded(fits[block.region.name].rank_correlation)
+                if block.region.name in fits
+                else None,
+            }
+            for block, share in zip(compiled.plan.blocks, shares, strict=True)
+        ],
+        "static_blocks": [block.region.name for block in compiled.static.blocks] if compiled.static else [],
+        "path": [{"loss": rounded(step.loss), "saved_ms": rounded(step.saved_ms)} for step in compiled.path],
+        "rejected": survey_json(compiled.surveyed.survey, {})["rejected"],
+        "model_digest": compiled.plan.model_digest,
+        "data_digests": dict(compiled.plan.data_digests),
+        "versions": dict(compiled.plan.versions),
+    }
+
+
+def _plain(value: Any) -> Any:
+    return rounded(value) if isinstance(value, float) else value
+
+
+def compile_text(details: Mapping[str, Any]) -> str:
+    """The summary of a compilation for a terminal."""
+    lines = [f"wrote {details['output']}: {details['gates']} gates over {details['regions']} regions"]
+    certificate = details["certificate"]
+    if certificate is None:
+        return "\n".join(
+            [*lines, "every gate is shut and nothing is certified", "next: skipc compile MODEL --data DATA"]
+        )
+    speedup, static = details["speedup"], details["static_speedup"]
+    lines.append(
+        f"{speedup['median']:.2f}x faster ({speedup['low']:.2f} to {speedup['high']:.2f}), "
+        f"{details['time_share_skipped']:.0%} of the time bypassed"
+        + (f"; the same bypasses without gates: {static['median']:.2f}x" if static else "")
+    )
+    lines.append(
+        f"certified: mean {certificate['loss']} at most {certificate['limit']:g} with confidence "
+        f"{certificate['confidence']:g} ({certificate['samples']} samples, {certificate['test']} test)"
+    )
+    for name, item in details["verification"].items():
+        lines.append(f"on the test split of {name}: mean {item['mean']:.4g}, {item['samples']} samples")
+    lines += table(
+        ("block", "bypass", "runs in full", "time share", "impact alone"),
+        [
+            (b["name"], b["bypass"], f"{b['run_share']:.0%}", f"{b['time_share']:.1%}", f"{b['impact']:.4f}")
+            for b in details["blocks"]
+        ],
+    )
+    return "\n".join(lines)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of aligned columns; the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        first = row[0].ljust(widths[0])
+        return "  ".join([first, *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
+
+    return [line(header), *(line(row) for row in rows)]
+
+
+def page(details: Mapping[str, Any]) -> bytes:
+    """One HTML page that needs nothing else; its JSON is inside, under the id ``skipc-report``."""
+    certificate = details["certificate"]
+    promise = "Nothing is certified: every gate is shut."
+    if certificate is not None:
+        promise = (
+            f"On data like the calibration data, the mean {certificate['loss']} of {certificate['output']} stays at or "
+            f"below {certificate['limit']:g}, with confidence {certificate['confidence']:g}. This was tested on "
+            f"{certificate['samples']} samples that nothing was fitted on; their mean was {certificate['mean']:.4g}. "
+            "It is a statement about the average, and it assumes that live data looks like the calibration data."
+        )
+    sections = [
+        _section("What is promised", f"<p>{html.escape(promise)}</p>"),
+        _section("Speed", _speed_html(details)),
+        _section("Blocks", _rows_html(details["blocks"])),
+        _section("Impact of every region that was measured", _rows_html(details["impacts"])),
+        _section("The path that was tested", _rows_html(details["path"])),
+        _section("Refused", _rows_html(details["rejected"])),
+        _section("Made from", f"<pre>{html.escape(json.dumps(_origin(details), indent=1))}</pre>"),
+    ]
+    # "</" would end the script element early.
+    data = json.dumps(details, sort_keys=True).replace("</", "<\\/")
+    body = "".join(sections) + f'<script type="application/json" id="skipc-report">{data}</script>'
+    title = html.escape(f"skipc: {details['output']}")
+    return f"{_HEAD}<title>{title}</title><body><h1>{title}</h1>{body}</body></html>\n".encode()
+
+
+def _origin(details: Mapping[str, Any]) -> Json:
+    return {name: details[name] for name in ("model_digest", "data_digests", "versions", "seconds")}
+
+
+def _speed_html(details: Mapping[str, Any]) -> str:
+    rows = [
+        {"model": name, **details[key]}
+        for name, key in (("compiled", "speedup"), ("same bypasses, no gates", "static_speedup"))
+        if details[key]
+    ]
+    return _rows_html(rows)
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{html.escape(title)}</h2>{body or '<p>none</p>'}</section>"
+
+
+def _rows_html(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return ""
+    head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in rows[0])
+    lines = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(value))}</td>" for value in row.values()) + "</tr>" for row in rows
+    )
+    return f'<div class="wide"><table><tr>{head}</tr>{lines}</table></div>'
+
+
+_HEAD = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.4rem; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; }
+th, td { text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid #8886; white-space: nowrap; }
+td { font-variant-numeric: tabular-nums; } pre { overflow-x: auto; }
+</style>
+"""

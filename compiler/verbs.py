@@ -1,0 +1,203 @@
+"""What each verb does: from parsed options to a JSON object and a text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from skipc.compiler.bench import compare, run_shares, time_share_skipped
+from skipc.compiler.build import build, require_same_model, serialized
+from skipc.compiler.console import Console
+from skipc.compiler.data import Dataset, batches, input_specs, load_dataset
+from skipc.compiler.emit import check_writable, write_all
+from skipc.compiler.impact import time_shares
+from skipc.compiler.pipeline import Compiled, compile_model, compile_without_data, exposed
+from skipc.compiler.probe import probe_feeds
+from skipc.compiler.report import (
+    Json,
+    bench_json,
+    compile_text,
+    details_json,
+    page,
+    plan_json,
+    survey_json,
+    table,
+    verification_json,
+)
+from skipc.compiler.settings import Settings
+from skipc.compiler.source import Source, load_model
+from skipc.compiler.survey import survey_model
+from skipc.compiler.verify import gates_shut_equality, verify_compiled
+from skipc.passes.stamp import is_compiled, plan_of
+from skipc.runtime.errors import InputError, PromiseError
+from skipc.runtime.plan import plan_from_json
+from skipc.runtime.session import open_session
+
+Result = tuple[Json, str]
+
+
+def compile_verb(
+    console: Console, *, model: Path, out: Path | None, data: Sequence[str], plan: Path | None, **options: Any
+) -> Result:
+    """``skipc compile``."""
+    start = time.perf_counter()
+    settings = Settings(**{**options, "exclude": tuple(options["exclude"])})
+    files = _output_files(model, out)
+    source = load_model(model)
+    if plan is not None:
+        return _compile_from_plan(source, plan, files, settings, console, start)
+    datasets = _datasets(source, data)
+    if datasets:
+        compiled = compile_model(source, datasets, settings, console)
+    else:
+        console.say("no data: every gate stays shut and nothing is certified")
+        compiled = compile_without_data(source, settings, console)
+    details = details_json(compiled, str(files[-1]), time.perf_counter() - start)
+    write_all(dict(zip(files, _contents(compiled, details), strict=True)))
+    return _without_details(details), compile_text(details)
+
+
+def _contents(compiled: Compiled, details: Json) -> tuple[bytes, bytes, bytes]:
+    return compiled.plan.to_json(arrays=True).encode(), page(details), serialized(compiled.model)
+
+
+def _without_details(details: Json) -> Json:
+    hidden = ("impacts", "path", "rejected", "model_digest", "data_digests", "versions", "static_blocks")
+    return {name: value for name, value in details.items() if name not in hidden}
+
+
+def _output_files(model: Path, out: Path | None) -> tuple[Path, Path, Path]:
+    """Plan, report and model, in the order in which they are written."""
+    out = out or model.with_name(f"{model.stem}.skip.onnx")
+    if out.resolve() == model.resolve():
+        raise InputError("output-is-input", "the output would overwrite the model", where=str(out), hint="choose -o")
+    stem = out.with_suffix("") if out.suffix == ".onnx" else out
+    files = (stem.with_name(f"{stem.name}.plan.json"), stem.with_name(f"{stem.name}.report.html"), out)
+    for path in files:
+        check_writable(path)
+    return files
+
+
+def _datasets(source: Source, specs: Sequence[str]) -> tuple[Dataset, ...]:
+    """The data sets asked for, or the model's sidecar."""
+    sidecar = source.path.with_name(f"{source.path.stem}.calib.npz")
+    if not specs and sidecar.exists():
+        specs = (f"{source.path.stem}={sidecar}",)
+    inputs = input_specs(source.model)
+    found = tuple(load_dataset(spec, inputs) for spec in specs)
+    names = [dataset.name for dataset in found]
+    if len(set(names)) < len(names):
+        hint = "name them: --data NAME=PATH"
+        raise InputError("data-name-twice", f"two data sets are called {names[0]}", where="--data", hint=hint)
+    return found
+
+
+def _compile_from_plan(
+    source: Source, path: Path, files: tuple[Path, Path, Path], settings: Settings, console: Console, start: float
+) -> Result:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("plan-unreadable", f"cannot read the plan: {error}", where=str(path)) from error
+    plan = plan_from_json(text, where=str(path))
+    require_same_model(plan, source.digest, where=str(path))
+    with console.stage("finding regions"):
+        surveyed = survey_model(source, None)
+    with console.stage("building from the plan"):
+        model = build(surveyed.model, plan, decisions=settings.decisions, level_input=settings.level_input)
+    with console.stage("verifying"):
+        equality = gates_shut_equality(surveyed.model, model, probe_feeds(surveyed.model, surveyed.inputs, None))
+    if not equality.ok:
+        raise PromiseError("gates-shut-differ", "with every gate shut the outputs differ from the original's")
+    compiled = Compiled(model, plan, surveyed)
+    details = details_json(compiled, str(files[-1]), time.perf_counter() - start)
+    write_all(dict(zip(files, _contents(compiled, details), strict=True)))
+    return _without_details(details), compile_text(details)
+
+
+def inspect_verb(console: Console, *, model: Path, data: str | None) -> Result:
+    """``skipc inspect``."""
+    source = load_model(model)
+    if is_compiled(source.model):
+        found = plan_json(plan_of(source.model, where=str(model)))
+        return found, _plan_text(found)
+    dataset = load_dataset(data, input_specs(source.model)) if data else None
+    with console.stage("finding regions"):
+        surveyed = survey_model(source, dataset)
+    with console.stage("timing them"):
+        feeds = probe_feeds(surveyed.model, surveyed.inputs, dataset)[0]
+        shares = time_shares(surveyed.model, surveyed.survey.blocks, feeds)
+        shares |= time_shares(surveyed.model, surveyed.survey.layers, feeds)
+    found = survey_json(surveyed.survey, shares)
+    return found, _survey_text(found)
+
+
+def _survey_text(found: Json) -> str:
+    rows = [
+        (item["name"], str(item["nodes"]), f"{item['time_share']:.1%}", item["entry"], item["exit"])
+        for item in found["regions"]
+    ]
+    lines = table(("region", "nodes", "time share", "entry", "exit"), rows)
+    refused = [f"refused {item['node']}: {item['reason']} [{item['rule']}]" for item in found["rejected"]]
+    return "\n".join([*lines, *refused])
+
+
+def _plan_text(found: Json) -> str:
+    rows = [(item["name"], f"{item['time_share']:.1%}", item["reason"]) for item in found["regions"]]
+    lines = [
+        f"compiled by skipc {found['versions'].get('skipc', '?')}, level {found['level']} of {found['levels'] - 1}"
+    ]
+    certificate = found["certificate"]
+    if certificate:
+        lines.append(
+            f"certified: mean {certificate['loss']} of {certificate['output']} at most {certificate['limit']:g} "
+            f"with confidence {certificate['confidence']:g} ({certificate['samples']} samples)"
+        )
+    else:
+        lines.append("nothing is certified: every gate is shut")
+    return "\n".join([*lines, *table(("region", "time share", "what was planned"), rows)])
+
+
+def verify_verb(console: Console, *, compiled: Path, original: Path, data: str, provider: str) -> Result:
+    """``skipc verify``."""
+    source, candidate = load_model(original), load_model(compiled)
+    plan = plan_of(candidate.model, where=str(compiled))
+    require_same_model(plan, source.digest, where=str(original))
+    dataset = load_dataset(data, input_specs(source.model))
+    with console.stage(f"verifying on {len(dataset)} samples"):
+        found = verify_compiled(source.model, candidate.model, plan, dataset, provider=provider)
+    text = [
+        f"{'ok' if found.ok else 'BROKEN'}: mean {found.loss} {found.mean:.4g}"
+        + (f", limit {found.limit:g}" if found.limit is not None else ", nothing was certified"),
+        f"upper bound {found.bound:.4g} with confidence {found.confidence:g} from {found.samples} samples",
+        f"gates shut: {'equal bit for bit' if found.equality.bit_for_bit else 'DIFFERENT'}, "
+        f"{found.equality.max_abs_difference:.1e} off under ONNX Runtime's optimisations",
+    ]
+    return verification_json(found), "\n".join(text)
+
+
+def bench_verb(
+    console: Console, *, model: Path, compiled: Path, data: str, batch_size: int, threads: int, provider: str
+) -> Result:
+    """``skipc bench``."""
+    source, candidate = load_model(model), load_model(compiled)
+    inputs = input_specs(source.model)
+    items = batches(load_dataset(data, inputs), batch_size, inputs)
+    first = open_session(source.model.SerializeToString(), provider=provider, threads=threads, where=str(model))
+    second = open_session(candidate.model.SerializeToString(), provider=provider, threads=threads, where=str(compiled))
+    with console.stage("timing"):
+        bench = compare(first, second, items)
+    plan = plan_of(candidate.model, where=str(compiled)) if is_compiled(candidate.model) else None
+    shares = run_shares(exposed(candidate.model, plan), plan, items) if plan else ()
+    skipped = time_share_skipped(plan, shares) if plan else 0.0
+    found = bench_json(bench, second.provider, plan, shares, skipped)
+    speedup, latency = found["speedup"], found["latency_ms"]
+    lines = [
+        f"{speedup['median']:.3f}x faster (95 % interval {speedup['low']:.3f} to {speedup['high']:.3f}) on {second.provider}",
+        f"{latency['original']:.3f} ms -> {latency['compiled']:.3f} ms a batch of {batch_size}, {threads} thread(s)",
+        f"time bypassed {skipped:.1%}, layers bypassed {found['layer_share_skipped']:.1%}",
+    ]
+    rows = [(item["name"], f"{item['run_share']:.1%}") for item in found["blocks"]]
+    return found, "\n".join([*lines, *(table(("block", "runs in full"), rows) if rows else [])])
