@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from skipc.compiler.moments import Matrix, Moments, Observed
 from skipc.runtime.plan import Array, Bypass, Gate
 
-RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-"""Strengths tried, relative to the mean variance of a channel."""
+RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+"""Strengths tried, relative to the mean variance of a channel; the strongest leave next to nothing but the identity."""
 
 RANK_SHARE = 8
 """A low-rank bypass has one rank for so many channels."""

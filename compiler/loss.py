@@ -70,14 +70,20 @@ def _per_sample(losses: Array, valid: NDArray[np.bool_] | None) -> Losses:
 
 def top1(reference: Array, candidate: Array, _labels: NDArray[np.int64] | None) -> Array:
     """1 where the class of highest score differs."""
-    return np.asarray(reference.argmax(axis=-1) != candidate.argmax(axis=-1))
+    return np.asarray((reference.argmax(axis=-1) != candidate.argmax(axis=-1)) | _is_broken(candidate))
 
 
 def accuracy(reference: Array, candidate: Array, labels: NDArray[np.int64] | None) -> Array:
     """1 where the original is right and the changed model is wrong."""
     if labels is None:
         raise InputError("labels-missing", "the loss accuracy needs labels", hint="add an array named labels")
-    return np.asarray((reference.argmax(axis=-1) == labels) & (candidate.argmax(axis=-1) != labels))
+    wrong = (candidate.argmax(axis=-1) != labels) | _is_broken(candidate)
+    return np.asarray((reference.argmax(axis=-1) == labels) & wrong)
+
+
+def _is_broken(output: Array) -> NDArray[np.bool_]:
+    """Where a row holds NaN: its largest element means nothing."""
+    return np.asarray(np.isnan(output).any(axis=-1))
 
 
 def cosine(reference: Array, candidate: Array, _labels: NDArray[np.int64] | None) -> Array:
@@ -88,20 +94,22 @@ def cosine(reference: Array, candidate: Array, _labels: NDArray[np.int64] | None
 
 
 def relative_l2(reference: Array, candidate: Array, _labels: NDArray[np.int64] | None) -> Array:
-    """Norm of the difference over the norm of the original along the last axis, capped at 1."""
-    one, two = reference.astype(np.float64), candidate.astype(np.float64)
+    """Norm of the difference over the norm of the original along the last axis, if there is one; capped at 1."""
+    one, two = (output.reshape(*output.shape, *(1,) * (output.ndim < 2)) for output in (reference, candidate))
+    one, two = one.astype(np.float64), two.astype(np.float64)
     return np.asarray(np.linalg.norm(one - two, axis=-1) / np.maximum(np.linalg.norm(one, axis=-1), TINY))
 
 
 def kl(reference: Array, candidate: Array, _labels: NDArray[np.int64] | None) -> Array:
     """Kullback-Leibler divergence from the original's distribution along the last axis, in nats, capped at 1."""
-    one, two = _log_probabilities(reference), _log_probabilities(candidate)
+    are_probabilities = _is_distribution(reference)
+    one, two = (_log_probabilities(output, are_probabilities) for output in (reference, candidate))
     return np.asarray((np.exp(one) * (one - two)).sum(axis=-1))
 
 
-def _log_probabilities(output: Array) -> Losses:
+def _log_probabilities(output: Array, are_probabilities: bool) -> Losses:
     wide = output.astype(np.float64)
-    if _is_distribution(wide):
+    if are_probabilities:
         return np.log(np.maximum(wide, TINY))
     shifted = wide - wide.max(axis=-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
@@ -109,7 +117,7 @@ def _log_probabilities(output: Array) -> Losses:
 
 def _is_distribution(output: Array) -> bool:
     """Whether rows are probabilities; 1e-3 allows for float16 softmax."""
-    return bool((output >= 0).all() and np.allclose(output.sum(axis=-1), 1.0, atol=1e-3))
+    return bool((output >= 0).all() and np.allclose(output.sum(axis=-1, dtype=np.float64), 1.0, atol=1e-3))
 
 
 def resolve_loss(name: str, reference: Array, labels: NDArray[np.int64] | None) -> Loss:
@@ -142,29 +150,48 @@ def resolve_loss(name: str, reference: Array, labels: NDArray[np.int64] | None) 
     if known[name].needs_labels and labels is None:
         hint = "add an integer array named labels to the data, or use --loss top1"
         raise InputError("labels-missing", f"the loss {name} needs labels", where="--data", hint=hint)
+    _require_fit(name, reference)
     return known[name]
+
+
+def _require_fit(name: str, reference: Array) -> None:
+    """Refuse an output that a loss cannot judge: one feature has one class and one direction, so it never differs."""
+    scalar = reference.ndim == 0
+    narrow = reference.ndim < 2 or reference.shape[-1] < 2
+    per_token = name == "accuracy" and reference.ndim > 2
+    if scalar or per_token or (narrow and name != "relative-l2"):
+        what = f"the loss {name} cannot judge an output of shape {list(reference.shape)}"
+        hint = "use --loss relative-l2, or module:function"
+        raise InputError("loss-unfit", what, where="--loss", hint=hint)
 
 
 def _chosen(reference: Array, labels: NDArray[np.int64] | None) -> str:
     """Directions where rows have unit norm, classes where there are labels or probabilities, else distance."""
+    if reference.ndim < 2 or reference.shape[-1] < 2:
+        return "relative-l2"
     classes = reference.shape[-1]
     norms = np.linalg.norm(reference.astype(np.float64), axis=-1)
     if np.allclose(norms, 1.0, atol=1e-3) and not _is_distribution(reference):
         return "cosine"
-    labelled = labels is not None and classes > 1 and int(labels.max(initial=0)) < classes
-    return "top1" if labelled or (classes > 1 and _is_distribution(reference)) else "relative-l2"
+    labelled = labels is not None and int(labels.max(initial=0)) < classes
+    return "top1" if labelled or _is_distribution(reference) else "relative-l2"
 
 
 def _imported(name: str) -> Compare:
     module, _, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:
         hint = "give module:function, importable from the current folder"
         raise InputError("loss-unknown", f"cannot import it: {error}", where=f"--loss {name}", hint=hint) from error
 
     def compare(reference: Array, candidate: Array, labels: NDArray[np.int64] | None) -> Array:
-        losses = np.asarray(found(reference, candidate, labels), dtype=np.float64)
+        try:
+            losses = np.asarray(found(reference, candidate, labels), dtype=np.float64)
+        except Exception as error:
+            what = f"the function raised {type(error).__name__}: {error}"
+            hint = "it is called with two outputs and labels or None, and returns losses"
+            raise InputError("loss-invalid", what, where=f"--loss {name}", hint=hint) from error
         if losses.shape[:1] != reference.shape[:1] or not ((losses >= 0) & (losses <= 1)).all():
             what = f"it must return {len(reference)} losses between 0 and 1"
             raise InputError("loss-invalid", what, where=f"--loss {name}", hint="scale and clip the loss")

@@ -115,12 +115,13 @@ def _notches(offer: Offer, gate: int) -> list[_Notch]:
     by_score = np.argsort(offer.scores[gate], kind="stable")
     losses, scores = offer.losses[gate][by_score], offer.scores[gate][by_score]
     found: list[_Notch] = []
-    for share in SHARES:
-        count = round(share * len(scores))
+    for wanted in sorted({round(share * len(scores)) for share in SHARES} - {0}):
+        threshold = _threshold(scores, wanted)
+        count = int(np.searchsorted(scores, threshold))
+        share = count / len(scores)
         saved = share * float(offer.saved_ms[gate]) - offer.gate_ms
-        loss = float(losses[:count].sum()) / len(losses)
-        if count and saved > 0:
-            found.append(_Notch(gate, share, _threshold(scores, count), loss, saved))
+        if saved > 0 and not (found and found[-1].share == share):
+            found.append(_Notch(gate, share, threshold, float(losses[:count].sum()) / len(losses), saved))
     return _concave(found)
 
 

@@ -68,7 +68,7 @@ def _merged(arrays: Sequence[Array], inferred: tuple[Dim, ...], named: Mapping[E
 
 
 def _dim(extents: Extents, inferred: Dim, axis: int, named: Mapping[Extents, str]) -> Dim:
-    """One dimension; where all runs agree, only an axis 0 is taken for a named one, the batch that data did not vary."""
+    """One dimension; where all runs agree, only axis 0 is taken for a named one: a batch that data did not vary."""
     if isinstance(inferred, int):
         return inferred
     if len(set(extents)) > 1:

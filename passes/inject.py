@@ -243,9 +243,9 @@ class _Cut:
             return builder.fragment()
         inside = [self.flow.nodes[self.position[name]] for name in region.tail]
         new = {region.merge: result, region.exit: prefix}
-        new |= {name: f"{prefix}/{name}" for node in inside for name in node.output if name and name not in new}
+        new |= {name: f"{prefix}/tail/{name}" for node in inside for name in node.output if name and name not in new}
         fragment = builder.fragment()
-        tail = [_renamed(node, new, prefix) for node in inside]
+        tail = [_renamed(node, new, f"{prefix}/tail") for node in inside]
         return Fragment((*fragment.nodes, *tail), fragment.initializers)
 
     def replace_statically(self, block: Block, placed: list[tuple[float, onnx.NodeProto]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +35,19 @@ class SetLevel:
     level: int
 
     def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """Return the copy at this level."""
+        """Return the copy at this level.
+
+        Raises:
+            InputError: the model carries no plan, or its plan has no such level.
+        """
+        levels = len(plan_of(model, where="").thresholds)
+        if not 0 <= self.level < levels:
+            hint = "level 0 never bypasses; each further one bypasses more"
+            raise InputError("level-unknown", f"there is no level {self.level} below {levels}", hint=hint)
         model = copied(model)
+        for entry in model.metadata_props:
+            if entry.key == names.PLAN_KEY:
+                entry.value = json.dumps({**json.loads(entry.value), "level": self.level}, sort_keys=True)
         for item in model.graph.initializer:
             if item.name == names.LEVEL:
                 item.CopyFrom(numpy_helper.from_array(np.array(self.level, np.int64), names.LEVEL))

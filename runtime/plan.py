@@ -22,6 +22,9 @@ from skipc.runtime.errors import InputError
 
 SCHEMA = 1
 
+NEVER, ALWAYS = "never", "always"
+"""How the infinite thresholds are written in JSON, which has no word for them."""
+
 Array = NDArray[Any]
 Dim = int | str | None
 
@@ -83,8 +86,9 @@ class Gate:
     """A linear read-out of a pooled entry value that predicts the natural log of the loss a bypass would cost.
 
     Attributes:
-        pooling: ``mean`` over all axes but batch and features.
-        weight: float32 [C].
+        pooling: ``mean`` over all axes but batch and features; ``constant`` for a block that is bypassed for every
+            input at the levels that bypass it at all, which costs nothing at run time.
+        weight: float32 [C]; empty where the gate is constant.
         bias: added to the read-out.
         floor: scores at or below it were never seen in calibration, so the full block runs.
         granularity: ``batch``: one decision, for bypassing only if every sample agrees.
@@ -156,7 +160,7 @@ class Plan:
         model_digest: SHA-256 of the original model file.
         data_digests: SHA-256 of each data set by name.
         blocks: in graph order; gate k of the file belongs to block k.
-        thresholds: [levels][gates]; negative infinity never bypasses. Level 0 is all negative infinity.
+        thresholds: [levels][gates]; negative infinity never bypasses, infinity always. Level 0 never bypasses.
         level: the row in force.
         certificate: None where nothing was certified.
         batch_size: rows that are decided on together.
@@ -198,7 +202,7 @@ def plan_from_json(text: str, *, where: str) -> Plan:
         raise InputError("plan-schema", f"expected plan schema {SCHEMA}, found {found}", where=where, hint=hint)
     try:
         return _plan(raw)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError("plan-invalid", f"the plan lacks or misspells {error}", where=where) from error
 
 
@@ -216,8 +220,8 @@ def _encode(value: Any, arrays: bool) -> Any:
         return {key: _encode(item, arrays) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [_encode(item, arrays) for item in value]
-    if isinstance(value, float):
-        return None if math.isinf(value) and value < 0 else float(value)
+    if isinstance(value, float) and math.isinf(value):
+        return ALWAYS if value > 0 else NEVER
     return value
 
 
@@ -233,8 +237,8 @@ def _decode_array(raw: Mapping[str, Any]) -> Array:
     return np.frombuffer(base64.b64decode(raw["base64"]), raw["dtype"]).reshape(shape)
 
 
-def _number(value: float | None) -> float:
-    return -math.inf if value is None else float(value)
+def _number(value: float | str) -> float:
+    return {NEVER: -math.inf, ALWAYS: math.inf}[value] if isinstance(value, str) else float(value)
 
 
 def _plan(raw: Mapping[str, Any]) -> Plan:

@@ -111,5 +111,6 @@ def max_abs_difference(first: Array, second: Array) -> float:
         return 0.0
     one, two = first.astype(np.float64), second.astype(np.float64)
     both_same = (one == two) | (np.isnan(one) & np.isnan(two))
-    difference = np.where(both_same, 0.0, np.abs(one - two))
+    with np.errstate(invalid="ignore"):
+        difference = np.where(both_same, 0.0, np.abs(one - two))
     return float("inf") if np.isnan(difference).any() else float(difference.max())
