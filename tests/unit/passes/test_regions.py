@@ -1,0 +1,235 @@
+"""Which regions are found, what they are called, where they begin and end, and why others are refused."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+
+from skipc.passes.regions import ATTENTION_OPS, Rejection
+from skipc.runtime.plan import Region
+from tests.gated import surveyed
+from tests.graphs import OPSETS, WIDTH, Net, Network, conv_net, mbconv, mlp, transformer, with_node_constants
+
+
+def blocks(network: Network) -> tuple[Region, ...]:
+    return surveyed(network).survey.blocks
+
+
+def rejections(network: Network) -> dict[str, Rejection]:
+    return {item.node: item for item in surveyed(network).survey.rejected}
+
+
+def op_types(network: Network, node_names: tuple[str, ...]) -> list[str]:
+    by_name = {node.name: node.op_type for node in network.model.graph.node}
+    return [by_name[name] for name in node_names]
+
+
+def rows(net: Net, value: str, width: int = 8) -> Network:
+    """The network that ends with this value, fed with x, [batch, 8]."""
+    net.node("Identity", value, output="y")
+    return net.network([net.tensor("x", "batch", width)], [net.tensor("y", "batch", None)])
+
+
+LAYERS = ["attention.0", "feed-forward.0", "attention.1", "feed-forward.1"]
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("opset", OPSETS)
+def test_a_transformer_offers_each_sublayer_and_each_layer(norm: str, opset: int) -> None:
+    survey = surveyed(transformer(norm=norm, opset=opset)).survey
+    assert [item.name for item in survey.blocks] == LAYERS
+    assert [item.name for item in survey.layers] == ["layer.0", "layer.1"]
+    assert {item.dims for item in survey.regions} == {("batch", "length", WIDTH)}
+    assert {item.channel_axis for item in survey.regions} == {2}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_neighbouring_regions_share_their_border(fused: bool) -> None:
+    found = blocks(transformer(fused=fused))
+    assert found[0].entry == "embedded"
+    assert [item.exit for item in found[:-1]] == [item.entry for item in found[1:]]
+
+
+def test_behind_an_add_the_normalisation_is_the_tail() -> None:
+    network = transformer(norm="post", fused=True)
+    for item in blocks(network):
+        assert op_types(network, item.tail) == ["LayerNormalization"]
+        assert item.merge != item.exit
+
+
+def test_a_normalisation_in_many_nodes_is_a_whole_tail() -> None:
+    network = transformer(norm="post", fused=False)
+    expected = ["ReduceMean", "Sub", "Pow", "ReduceMean", "Add", "Sqrt", "Div", "Mul", "Add"]
+    assert [sorted(op_types(network, item.tail)) for item in blocks(network)] == [sorted(expected)] * 4
+
+
+def test_in_front_of_a_sublayer_the_normalisation_is_inside_and_there_is_no_tail() -> None:
+    network = transformer(norm="pre", fused=True)
+    for item in blocks(network):
+        assert item.tail == ()
+        assert item.merge == item.exit
+        assert op_types(network, item.nodes)[0] == "LayerNormalization"
+
+
+def test_shape_computations_and_the_mask_stay_outside() -> None:
+    network = transformer()
+    inside = {name for item in blocks(network) for name in item.nodes}
+    assert not set(op_types(network, tuple(inside))) & {"Shape", "Gather", "Concat", "Unsqueeze", "Cast"}
+
+
+def test_attention_is_told_by_its_softmax() -> None:
+    network = transformer()
+    for item in blocks(network):
+        assert (item.kind == "attention") == bool(set(op_types(network, item.nodes)) & ATTENTION_OPS)
+
+
+def test_a_layer_is_its_sublayers() -> None:
+    survey = surveyed(transformer()).survey
+    first, second = survey.blocks[:2]
+    layer = survey.layers[0]
+    assert (layer.entry, layer.merge, layer.exit) == (first.entry, second.merge, second.exit)
+    assert layer.nodes == first.nodes + second.nodes
+    assert layer.tail == second.tail
+
+
+def test_a_basic_block_ends_behind_its_relu() -> None:
+    network = conv_net(relu_behind=True)
+    for item in blocks(network):
+        assert item.kind == "convolution"
+        assert op_types(network, item.nodes) == ["Conv", "Relu", "Conv", "Add", "Relu"]
+        assert op_types(network, item.tail) == ["Relu"]
+        assert (item.channel_axis, item.channels) == (1, 8)
+
+
+def test_a_pre_activation_block_ends_at_its_add() -> None:
+    network = conv_net(relu_behind=False)
+    for item in blocks(network):
+        assert op_types(network, item.nodes) == ["Relu", "Conv", "Relu", "Conv", "Add"]
+        assert item.tail == ()
+
+
+def test_squeeze_and_excitation_is_the_innermost_region() -> None:
+    network = mbconv()
+    assert [op_types(network, item.nodes)[-1] for item in blocks(network)] == ["Mul", "Mul"]
+    assert [item.rule for item in surveyed(network).survey.rejected] == ["nested", "nested"]
+
+
+def test_rows_of_features_make_feed_forward_regions() -> None:
+    found = blocks(mlp(blocks=2))
+    assert [(item.name, item.dims, item.channel_axis) for item in found] == [
+        ("feed-forward.0", ("batch", 12), 1),
+        ("feed-forward.1", ("batch", 12), 1),
+    ]
+
+
+def test_half_precision_is_found() -> None:
+    assert {item.elem_type for item in blocks(mlp(elem_type=onnx.TensorProto.FLOAT16))} == {onnx.TensorProto.FLOAT16}
+
+
+def test_double_precision_is_not() -> None:
+    assert blocks(mlp(elem_type=onnx.TensorProto.DOUBLE)) == ()
+
+
+def test_constants_written_as_nodes_change_nothing_but_are_not_part_of_regions() -> None:
+    network = mlp()
+    weights = [item.name for item in network.model.graph.initializer]
+    held = blocks(with_node_constants(network, weights))
+    assert [(item.name, item.nodes) for item in held] == [(item.name, item.nodes) for item in blocks(network)]
+
+
+def test_a_chain_without_residual_path_offers_nothing() -> None:
+    net = Net()
+    survey = surveyed(rows(net, net.linear(net.node("Relu", net.linear("x", 8, 8)), 8, 8))).survey
+    assert survey.regions == ()
+    assert survey.rejected == ()
+
+
+def test_paths_without_weights_are_refused() -> None:
+    net = Net()
+    value = net.linear("x", 8, 8)
+    meeting = net.node("Mul", value, net.node("Sigmoid", value), name="swish")
+    found = rejections(rows(net, meeting))
+    assert found["swish"].rule == "no-weights"
+    assert "weight matrix" in found["swish"].reason
+
+
+def test_a_value_from_deep_inside_that_is_needed_elsewhere_refuses_the_region() -> None:
+    net = Net()
+    value = net.linear("x", 8, 8)
+    cache = net.linear(value, 8, 8)
+    merged = net.node("Add", value, net.linear(cache, 8, 8), name="merge")
+    found = rejections(rows(net, net.node("Concat", merged, cache, axis=1)))
+    assert found["merge"].rule == "value-escapes"
+    assert cache in found["merge"].reason
+
+
+def test_a_cheap_value_that_is_needed_elsewhere_is_computed_outside() -> None:
+    net = Net()
+    value = net.linear("x", 8, 8)
+    cheap = net.node("Relu", value, name="cheap")
+    merged = net.node("Add", value, net.linear(cheap, 8, 8))
+    network = rows(net, net.node("Concat", merged, cheap, axis=1))
+    (found,) = blocks(network)
+    assert "cheap" not in found.nodes
+    assert len(found.nodes) == 3
+
+
+def test_the_tail_stops_where_another_reader_takes_the_value() -> None:
+    net = Net()
+    value = net.linear("x", 8, 8)
+    merged = net.node("Add", value, net.linear(value, 8, 8))
+    both = net.node("Concat", net.node("Relu", merged), merged, axis=1)
+    (found,) = blocks(rows(net, both))
+    assert found.exit == merged
+    assert found.tail == ()
+
+
+def test_the_tail_stops_at_an_output_of_the_graph() -> None:
+    net = Net()
+    value = net.linear("x", 8, 8)
+    net.node("Add", value, net.linear(value, 8, 8), output="early")
+    net.node("Relu", "early", output="late")
+    outputs = [net.tensor(name, "batch", 8) for name in ("early", "late")]
+    (found,) = blocks(net.network([net.tensor("x", "batch", 8)], outputs))
+    assert (found.exit, found.tail) == ("early", ())
+
+
+def test_features_of_no_fixed_extent_are_refused() -> None:
+    net = Net()
+    value = net.node("Conv", "x", net.weight(4, 4, 3), pads=[1, 1])
+    turned = net.node("Transpose", value, perm=[0, 2, 1])
+    square = net.node("MatMul", net.node("Transpose", turned, perm=[0, 2, 1]), net.node("Identity", turned))
+    mixed = net.node("MatMul", square, net.node("Add", value, net.weight(4, 1)))
+    grown = net.node("Mul", net.node("Add", mixed, net.weight(4, 1)), net.weight(1, 1))
+    merged = net.node("Add", value, net.node("MatMul", net.weight(4, 4), grown), name="merge")
+    net.node("Identity", merged, output="y")
+    network = net.network([net.tensor("x", "batch", 4, "length")], [net.tensor("y", "batch", 4, "length")])
+    assert rejections(network)["merge"].rule == "dynamic-features"
+
+
+def test_the_outer_of_two_nested_regions_is_refused() -> None:
+    net = Net()
+    value = net.linear("x", 8, 8)
+    first = net.linear(value, 8, 8)
+    inner = net.node("Add", first, net.linear(first, 8, 8), name="inner")
+    outer = net.node("Add", value, net.linear(inner, 8, 8), name="outer")
+    network = rows(net, outer)
+    assert [item.merge for item in blocks(network)] == [inner]
+    assert rejections(network)["outer"].rule == "nested"
+
+
+def test_a_subgraph_that_reads_the_inside_keeps_the_region_closed() -> None:
+    net = Net()
+    value = net.linear("x", 8, 8)
+    hidden = net.linear(value, 8, 8)
+    merged = net.node("Add", value, net.linear(hidden, 8, 8), name="merge")
+    branch = onnx.helper.make_graph(
+        [onnx.helper.make_node("Neg", [hidden], ["spied"])], "spy", [], [net.tensor("spied", "batch", 8)]
+    )
+    condition = net.node("Less", net.node("ReduceSum", "x", keepdims=0), net.constant(0.0))
+    other = onnx.helper.make_graph(
+        [onnx.helper.make_node("Abs", [hidden], ["spied_2"])], "spy_2", [], [net.tensor("spied_2", "batch", 8)]
+    )
+    chosen = net.node("If", condition, then_branch=branch, else_branch=other)
+    network = rows(net, net.node("Add", merged, chosen))
+    assert rejections(network)["merge"].rule == "value-escapes"
