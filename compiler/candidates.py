@@ -104,7 +104,7 @@ def _measure_tier(
 ) -> tuple[list[Option], Costs]:
     blocks = [ungated(region, fit_bypass(kind, observed[region.name])) for region in tier]
     session = instrument(surveyed.model, blocks)
-    losses = ablate(session, len(blocks), judged, loss).mean(axis=1)
+    losses = ablate(session, len(blocks), judged, loss)[0].mean(axis=1)
     timed = instrument(surveyed.model, blocks, provider=settings.provider, threads=settings.threads)
     costs = measure_costs(original, timed, len(blocks), typical(judged.items, TIMED_BATCHES), TIMING_ROUNDS)
     rows = zip(blocks, losses, costs.saved, strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from skipc.compiler.calibrate import p_value, samples_needed, upper_bound
+from skipc.compiler.calibrate import fixed_sequence, p_value, samples_needed, upper_bound
 from skipc.compiler.loss import Loss, Losses
 from skipc.runtime.errors import PromiseError
 from skipc.runtime.plan import Certificate
@@ -53,7 +53,7 @@ def require_enough(claim: Claim, units: int, share: float, *, where: str) -> Non
     raise PromiseError("too-few-samples", what, where=where, hint=hint)
 
 
-def certify(path: Sequence[Callable[[], Sequence[Losses]]], claim: Claim) -> tuple[Certificate | None, int]:
+def certify(path: Sequence[Callable[[], Sequence[Losses]]], claim: Claim) -> tuple[Certificate, ...]:
     """Test configurations in order until one fails (fixed-sequence testing, arXiv 2110.01052).
 
     Args:
@@ -61,21 +61,21 @@ def certify(path: Sequence[Callable[[], Sequence[Losses]]], claim: Claim) -> tup
         claim: to be certified for every data set: the worst of them decides.
 
     Returns:
-        the certificate of the last configuration that passed, or None, and how many passed.
+        one certificate for each configuration that passed; they hold together with the claim's confidence.
     """
-    delta = 1.0 - claim.confidence
-    best: Certificate | None = None
-    for position, measure in enumerate(path):
+    found: list[Certificate] = []
+    for measure in path:
         groups = measure()
         p_values = [p_value(losses, claim.limit, claim.binary) for losses in groups]
-        if max(p_values) > delta:
-            return (_retested(best, position + 1), position)
-        worst = groups[p_values.index(max(p_values))]
-        best = _certificate(claim, worst, max(p_values), position + 1)
-    return best, len(path)
+        worst = p_values.index(max(p_values))
+        found.append(_certificate(claim, groups[worst], p_values[worst]))
+        if fixed_sequence([item.p_value for item in found], 1.0 - claim.confidence) < len(found):
+            break
+    certified = fixed_sequence([item.p_value for item in found], 1.0 - claim.confidence)
+    return tuple(replace(item, tested=len(found), certified=certified) for item in found[:certified])
 
 
-def _certificate(claim: Claim, losses: Losses, p: float, tested: int) -> Certificate:
+def _certificate(claim: Claim, losses: Losses, p: float) -> Certificate:
     return Certificate(
         loss=claim.loss.name,
         output=claim.output,
@@ -86,10 +86,6 @@ def _certificate(claim: Claim, losses: Losses, p: float, tested: int) -> Certifi
         p_value=p,
         test="binomial" if claim.binary else "betting",
         samples=len(losses),
-        tested=tested,
-        certified=tested,
+        tested=0,
+        certified=0,
     )
-
-
-def _retested(certificate: Certificate | None, tested: int) -> Certificate | None:
-    return replace(certificate, tested=tested) if certificate else None

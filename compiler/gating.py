@@ -8,20 +8,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from skipc.compiler.calibrate import p_value
 from skipc.compiler.candidates import TIMED_BATCHES, TIMING_ROUNDS
+from skipc.compiler.certify import Claim
 from skipc.compiler.fit import GateFit, fit_gate
 from skipc.compiler.impact import ablate, instrument, measure_costs, typical, ungated
-from skipc.compiler.loss import Loss
 from skipc.compiler.moments import Observed
 from skipc.compiler.options import Option
-from skipc.compiler.planner import Offer, Step, lay_path
+from skipc.compiler.planner import Offer, Step, Trial, best_path
 from skipc.compiler.running import Judged, run_gated, shut
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
 from skipc.runtime.plan import Block
 from skipc.runtime.session import Session
 
-PATH_UNITS = 400
+PATH_UNITS = 2000
 HEADROOM = 1.25
 """Gates that only open beyond this multiple of the limit are left out of the file."""
 
@@ -49,23 +50,22 @@ def gate_options(
     options: Sequence[Option],
     observed: Mapping[str, Observed],
     judged: Judged,
-    loss: Loss,
+    claim: Claim,
     settings: Settings,
 ) -> Gated:
     """Fit a gate for each option, lay the path on *fit*, and drop the gates that it never opens within the limit."""
     plain = [ungated(option.region, option.bypass) for option in options]
     session = instrument(surveyed.model, plain)
-    smooth = ablate(session, len(plain), judged, loss, smooth=True)
-    losses = ablate(session, len(plain), judged, loss)
+    losses, smooth = ablate(session, len(plain), judged, claim.loss)
     pooled = [_by_unit(observed[option.region.name].pooled, judged) for option in options]
     fits = [fit_gate(features, impact) for features, impact in zip(pooled, smooth, strict=True)]
     blocks = [replace(block, gate=fit.gate) for block, fit in zip(plain, fits, strict=True)]
-    whole = _with_path(surveyed, original, blocks, fits, losses, judged, loss, settings)
+    whole = _with_path(surveyed, original, blocks, fits, (losses, smooth), judged, claim, settings)
     useful = _useful(whole.path, settings.risk)
     if not useful or len(useful) == len(blocks):
         return whole
     kept = [blocks[i] for i in useful], [fits[i] for i in useful]
-    return _with_path(surveyed, original, *kept, losses[useful], judged, loss, settings)
+    return _with_path(surveyed, original, *kept, (losses[useful], smooth[useful]), judged, claim, settings)
 
 
 def _by_unit(pooled: NDArray[np.float32], judged: Judged) -> NDArray[np.float32]:
@@ -81,9 +81,9 @@ def _with_path(
     original: Session,
     blocks: Sequence[Block],
     fits: Sequence[GateFit],
-    losses: NDArray[np.float64],
+    losses: tuple[NDArray[np.float64], NDArray[np.float64]],
     judged: Judged,
-    loss: Loss,
+    claim: Claim,
     settings: Settings,
 ) -> Gated:
     timed = instrument(surveyed.model, blocks, provider=settings.provider, threads=settings.threads)
@@ -93,22 +93,22 @@ def _with_path(
             block,
             saved_ms=float(saved),
             time_share=float(saved) / costs.original,
-            impact=float(losses[gate].mean()),
+            impact=float(losses[0][gate].mean()),
         )
         for gate, (block, saved) in enumerate(zip(blocks, costs.saved, strict=True))
     )
     session = instrument(surveyed.model, measured)
-    scores = run_gated(session, shut(len(blocks)), judged, loss).scores
-    worst = np.stack([part.max(axis=0) for part in np.split(scores, _ends(judged))], axis=1)
+    scores = run_gated(session, shut(len(blocks)), judged, claim.loss).unit_scores
     few = judged.first(PATH_UNITS)
-    offer = Offer(worst.astype(np.float64), losses, costs.saved, costs.gate)
-    floors = [block.gate.floor for block in measured]
-    path = lay_path(offer, lambda window: run_gated(session, window, few, loss), floors, settings.risk)
+    offer = Offer(scores.T.astype(np.float64), losses[1], costs.saved, costs.gate)
+    trial = Trial(
+        run=lambda window: run_gated(session, window, few, claim.loss),
+        p_value=lambda losses: p_value(losses, claim.limit, claim.binary),
+        floors=tuple(block.gate.floor for block in measured),
+        limit=claim.limit,
+    )
+    path = best_path(offer, trial, 1.0 - claim.confidence)
     return Gated(measured, tuple(fits), path, session)
-
-
-def _ends(judged: Judged) -> list[int]:
-    return list(np.cumsum([len(item.indices) for item in judged.items])[:-1])
 
 
 def _useful(path: Sequence[Step], limit: float) -> list[int]:

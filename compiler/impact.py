@@ -33,10 +33,10 @@ def ungated(region: Region, bypass: Bypass) -> Block:
     return Block(region, bypass, Gate("mean", np.zeros(region.channels, np.float32), 0.0, floor=-np.inf))
 
 
-def ablate(session: Session, gates: int, judged: Judged, loss: Loss, *, smooth: bool = False) -> NDArray[np.float64]:
-    """Losses of bypassing each block alone, for every input: [gates, units]."""
-    each = (run_gated(session, opened(gates, [gate]), judged, loss, smooth=smooth) for gate in range(gates))
-    return np.stack([outcome.losses for outcome in each])
+def ablate(session: Session, gates: int, judged: Judged, loss: Loss) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Losses of bypassing each block alone, for every input, and the same by the smooth proxy: [gates, units] each."""
+    each = [run_gated(session, opened(gates, [gate]), judged, loss) for gate in range(gates)]
+    return np.stack([outcome.losses for outcome in each]), np.stack([outcome.smooth for outcome in each])
 
 
 @dataclass(frozen=True)

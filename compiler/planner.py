@@ -1,24 +1,30 @@
 """Lay a path of configurations from "never skip" to "skip most", each step the most time saved per loss added.
 
-A configuration is one threshold for each gate. The order of steps follows from each block's measured loss and time;
-every configuration is then measured as a whole, since errors of several blocks do not simply add up.
+A configuration says for each block whether it is bypassed never, for a share of the inputs that its gate chooses, or
+always, without a gate. Errors of several blocks do not simply add up and early bypasses shift the scores of later
+gates, so every step is measured as a whole before it is taken, and thresholds follow the scores that the configuration
+before it really produced.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skipc.compiler.loss import Losses
 from skipc.compiler.running import Outcome, Window
 
-SHARES = (0.25, 0.5, 0.75, 1.0)
-"""Shares of *fit* for which one block may be bypassed."""
+SHARES = (0.25, 0.5, 0.75, 0.9)
+"""Shares of *fit* for which a gate may open; beyond the last one the block is bypassed always, without a gate."""
 
-NEVER = float("-inf")
+NEVER, ALWAYS = float("-inf"), float("inf")
 SMALLEST_LOSS = 1e-6
+TRIES = 3
+"""Steps measured before one is taken, where measuring shows the first to be worth less than predicted."""
 
 
 @dataclass(frozen=True)
@@ -26,16 +32,36 @@ class Step:
     """One configuration of a path.
 
     Attributes:
-        thresholds: one for each gate.
-        shares: share of *fit* below each threshold.
+        thresholds: one for each gate; `NEVER` and `ALWAYS` at the ends.
+        shares: share of *fit* that each gate was meant to open for.
         loss: mean loss on *fit*, measured.
-        saved_ms: expected saving, milliseconds a batch.
+        p_value: on *fit*, of the hypothesis that the loss exceeds the limit; a forecast of what *calibrate* will say.
+        saved_ms: measured saving, milliseconds a batch: how often each block was bypassed by what that saves, less what
+            the gates cost.
     """
 
     thresholds: tuple[float, ...]
     shares: tuple[float, ...]
     loss: float
+    p_value: float
     saved_ms: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How configurations are tried on *fit*.
+
+    Attributes:
+        run: runs the instrumented model with a window.
+        p_value: of losses, against the limit.
+        floors: of the gates.
+        limit: of the mean loss; a path ends where the measured loss exceeds twice this.
+    """
+
+    run: Callable[[Window], Outcome]
+    p_value: Callable[[Losses], float]
+    floors: tuple[float, ...]
+    limit: float
 
 
 @dataclass(frozen=True)
@@ -43,8 +69,8 @@ class Offer:
     """What the planner knows of each gate; arrays have one row a gate.
 
     Attributes:
-        scores: on *fit*, [gates, units].
-        losses: of bypassing the block alone, [gates, units].
+        scores: on *fit* while nothing is bypassed, [gates, units].
+        losses: smooth loss of bypassing the block alone, [gates, units].
         saved_ms: by one bypass, [gates].
         gate_ms: cost of one gate.
     """
@@ -56,104 +82,183 @@ class Offer:
 
 
 @dataclass(frozen=True)
-class _Notch:
-    gate: int
+class Rung:
+    """A share of inputs for which one block is bypassed, and what that alone costs and saves a batch."""
+
     share: float
-    threshold: float
     loss: float
     saved_ms: float
 
+
+@dataclass(frozen=True)
+class _State:
+    """A measured configuration."""
+
+    shares: tuple[float, ...]
+    thresholds: tuple[float, ...]
+    outcome: Outcome
+    saved_ms: float
+
     @property
-    def worth(self) -> float:
-        return self.saved_ms / max(self.loss, SMALLEST_LOSS)
+    def smooth(self) -> float:
+        return float(self.outcome.smooth.mean())
 
 
-def lay_path(
-    offer: Offer, measure: Callable[[Window], Outcome], floors: Sequence[float], limit: float
-) -> tuple[Step, ...]:
+def best_path(offer: Offer, trial: Trial, delta: float) -> tuple[Step, ...]:
+    """Of the path with gates and the one without any, the one that promises the greater saving at the same risk.
+
+    Args:
+        offer: what is known of the gates.
+        trial: measures configurations on *fit*, so that the choice costs nothing of the guarantee.
+        delta: one minus the confidence.
+    """
+    paths = [lay_path(offer, trial, shares) for shares in (SHARES, ())]
+    return max(paths, key=lambda path: _promise(path, trial.limit, delta))
+
+
+def _promise(path: Sequence[Step], limit: float, delta: float) -> float:
+    """The saving of the boldest configuration that passes on *fit*; where *fit* is too small, by its mean."""
+    passing = list(takewhile(lambda step: step.p_value <= delta, path))
+    within = passing or list(takewhile(lambda step: step.loss <= limit / 2, path))
+    return within[-1].saved_ms if within else 0.0
+
+
+def lay_path(offer: Offer, trial: Trial, shares: Sequence[float]) -> tuple[Step, ...]:
     """Configurations in the order in which they will be tested.
 
     Args:
         offer: what is known of the gates.
-        measure: runs the instrumented model on *fit* with a window.
-        floors: of the gates.
-        limit: the path ends where the measured loss exceeds twice this.
+        trial: measures configurations.
+        shares: for which a gate may open; always is allowed in any case.
     """
-    gates = len(offer.saved_ms)
-    chosen: list[_Notch | None] = [None] * gates
+    search = _Search(offer, trial, shares)
+    gates = len(trial.floors)
+    state = search.state((0.0,) * gates, (NEVER,) * gates)
     path: list[Step] = []
-    for notch in _order(offer):
-        chosen[notch.gate] = notch
-        thresholds = tuple(item.threshold if item else NEVER for item in chosen)
-        outcome = measure(window_of(thresholds, floors))
-        saved = float((outcome.decisions.mean(axis=0) * offer.saved_ms).sum())
-        saved -= offer.gate_ms * sum(item is not None for item in chosen)
-        shares = tuple(item.share if item else 0.0 for item in chosen)
-        path.append(Step(thresholds, shares, outcome.mean, saved))
-        if outcome.mean > 2 * limit:
+    while (following := search.step(state)) is not None:
+        state = following
+        mean, p_value = state.outcome.mean, trial.p_value(state.outcome.losses)
+        path.append(Step(state.thresholds, state.shares, mean, p_value, state.saved_ms))
+        if mean > 2 * trial.limit:
             break
-    return tuple(step for step in path if step.saved_ms > 0)
+    return tuple(path)
+
+
+class _Search:
+    """Takes steps along the ladders of all gates."""
+
+    def __init__(self, offer: Offer, trial: Trial, shares: Sequence[float]) -> None:
+        self._offer = offer
+        self._trial = trial
+        self._ladders = [ladder(offer, gate, shares) for gate in range(len(trial.floors))]
+        self._excess = np.ones(len(trial.floors))
+        """How many times more loss than predicted a gate's last measured step added."""
+
+    def state(self, shares: tuple[float, ...], thresholds: tuple[float, ...]) -> _State:
+        outcome = self._trial.run(window_of(thresholds, self._trial.floors))
+        gated = sum(0 < share < 1 for share in shares)
+        saved = float((outcome.decisions.mean(axis=0) * self._offer.saved_ms).sum()) - self._offer.gate_ms * gated
+        return _State(shares, thresholds, outcome, saved)
+
+    def step(self, state: _State) -> _State | None:
+        """The best next configuration by measurement; None at the end of all ladders."""
+        tried: dict[int, tuple[float, _State]] = {}
+        while len(tried) < TRIES:
+            gate = self._most_promising(state, tried)
+            if gate is None:
+                break
+            found = self._raised(state, gate)
+            if found.saved_ms <= state.saved_ms:
+                self._ladders[gate].pop(0)
+                continue
+            tried[gate] = (self._measured_worth(state, found, gate), found)
+            others = [self._predicted_worth(state, other) for other in self._open_gates(tried)]
+            if tried[gate][0] >= max(others, default=0.0):
+                break
+        if not tried:
+            return None
+        best = max(tried, key=lambda gate: tried[gate][0])
+        self._ladders[best].pop(0)
+        return tried[best][1]
+
+    def _open_gates(self, tried: dict[int, tuple[float, _State]]) -> list[int]:
+        return [gate for gate, rungs in enumerate(self._ladders) if rungs and gate not in tried]
+
+    def _most_promising(self, state: _State, tried: dict[int, tuple[float, _State]]) -> int | None:
+        return max(self._open_gates(tried), key=lambda gate: self._predicted_worth(state, gate), default=None)
+
+    def _predicted_worth(self, state: _State, gate: int) -> float:
+        rung, below = self._ladders[gate][0], self._rung_at(state.shares[gate], gate)
+        loss = (rung.loss - below.loss) * self._excess[gate]
+        return (rung.saved_ms - below.saved_ms) / max(float(loss), SMALLEST_LOSS)
+
+    def _rung_at(self, share: float, gate: int) -> Rung:
+        return Rung(0.0, 0.0, 0.0) if share == 0 else rung_at(self._offer, gate, share)
+
+    def _raised(self, state: _State, gate: int) -> _State:
+        """The configuration with one gate on its next rung, thresholds at the quantiles of the scores just seen."""
+        shares = (*state.shares[:gate], self._ladders[gate][0].share, *state.shares[gate + 1 :])
+        scores = state.outcome.unit_scores
+        return self.state(shares, tuple(threshold_at(scores[:, i], share) for i, share in enumerate(shares)))
+
+    def _measured_worth(self, state: _State, found: _State, gate: int) -> float:
+        rung, below = self._ladders[gate][0], self._rung_at(state.shares[gate], gate)
+        loss = found.smooth - state.smooth
+        self._excess[gate] = max(loss, SMALLEST_LOSS) / max(rung.loss - below.loss, SMALLEST_LOSS)
+        return (found.saved_ms - state.saved_ms) / max(loss, SMALLEST_LOSS)
 
 
 def window_of(thresholds: Sequence[float], floors: Sequence[float]) -> Window:
-    """The instrumented model's input for a configuration, float32 [2, gates]."""
-    return np.array([thresholds, [-floor for floor in floors]], np.float32)
+    """The instrumented model's input for a configuration, float32 [2, gates]; what is always bypassed has no floor."""
+    rows = [ALWAYS if limit == ALWAYS else -floor for limit, floor in zip(thresholds, floors, strict=True)]
+    return np.array([thresholds, rows], np.float32)
 
 
-def _order(offer: Offer) -> list[_Notch]:
-    """All notches: always the next one of greatest worth among the gates."""
-    ladders = [_notches(offer, gate) for gate in range(len(offer.saved_ms))]
-    order: list[_Notch] = []
-    while any(ladders):
-        best = max((ladder[0] for ladder in ladders if ladder), key=lambda notch: notch.worth)
-        order.append(ladders[best.gate].pop(0))
-    return order
-
-
-def _notches(offer: Offer, gate: int) -> list[_Notch]:
-    """One gate's notches; a notch that is worth less than the one behind it is passed over."""
+def rung_at(offer: Offer, gate: int, share: float) -> Rung:
+    """What bypassing one block for the inputs of lowest score costs and saves."""
     by_score = np.argsort(offer.scores[gate], kind="stable")
-    losses, scores = offer.losses[gate][by_score], offer.scores[gate][by_score]
-    found: list[_Notch] = []
-    for wanted in sorted({round(share * len(scores)) for share in SHARES} - {0}):
-        threshold = _threshold(scores, wanted)
-        count = int(np.searchsorted(scores, threshold))
-        share = count / len(scores)
-        saved = share * float(offer.saved_ms[gate]) - offer.gate_ms
-        if saved > 0 and not (found and found[-1].share == share):
-            found.append(_Notch(gate, share, threshold, float(losses[:count].sum()) / len(losses), saved))
-    return _concave(found)
+    count = round(share * len(by_score))
+    loss = float(offer.losses[gate][by_score[:count]].sum()) / len(by_score)
+    return Rung(share, loss, share * float(offer.saved_ms[gate]) - (offer.gate_ms if share < 1 else 0.0))
 
 
-def _threshold(scores: NDArray[np.float64], count: int) -> float:
-    """Midway between the last score below and the first above; just above the largest one seen."""
-    last = np.float32(scores[count - 1])
-    following = np.float32(scores[count]) if count < len(scores) else np.float32(np.inf)
-    middle = np.float32((last + following) / 2) if np.isfinite(following) else last
+def ladder(offer: Offer, gate: int, shares: Sequence[float]) -> list[Rung]:
+    """One gate's rungs from low to high, those left out that are worth less than the one above them."""
+    hull = [Rung(0.0, 0.0, 0.0)]
+    for share in (*shares, 1.0):
+        rung = rung_at(offer, gate, share)
+        if rung.saved_ms <= hull[-1].saved_ms:
+            continue
+        while len(hull) > 1 and _worth(hull[-1], rung) >= _worth(hull[-2], hull[-1]):
+            hull.pop()
+        hull.append(rung)
+    return hull[1:]
+
+
+def _worth(lower: Rung, upper: Rung) -> float:
+    return (upper.saved_ms - lower.saved_ms) / max(upper.loss - lower.loss, SMALLEST_LOSS)
+
+
+def threshold_at(scores: NDArray[np.float64] | NDArray[np.float32], share: float) -> float:
+    """The threshold below which a share of scores lies, midway between two of them; float32, as the graph compares."""
+    if share in (0.0, 1.0):
+        return NEVER if share == 0 else ALWAYS
+    ordered = np.sort(scores).astype(np.float32)
+    count = max(1, round(share * len(ordered)))
+    last = ordered[count - 1]
+    following = ordered[count] if count < len(ordered) else last
+    middle = np.float32((last + following) / 2)
     return float(middle if last < middle else np.nextafter(last, np.float32(np.inf)))
 
 
-def _concave(notches: list[_Notch]) -> list[_Notch]:
-    """The notches as increments over one another, merged until each is worth at least as much as the next."""
-    steps: list[_Notch] = []
-    for notch in notches:
-        increment = _increment(steps, notch)
-        while steps and increment.worth > steps[-1].worth:
-            steps.pop()
-            increment = _increment(steps, notch)
-        steps.append(increment)
-    return steps
+def levels_of(path: Sequence[Step], count: int) -> tuple[int, ...]:
+    """Positions of at most so many configurations to keep, evenly spaced, the last one always among them.
 
-
-def _increment(steps: Sequence[_Notch], notch: _Notch) -> _Notch:
-    loss = notch.loss - sum(step.loss for step in steps)
-    saved = notch.saved_ms - sum(step.saved_ms for step in steps)
-    return _Notch(notch.gate, notch.share, notch.threshold, loss, saved)
-
-
-def thinned(path: Sequence[Step], count: int) -> tuple[Step, ...]:
-    """At most so many configurations, evenly spaced, the last one always among them."""
-    if len(path) <= count:
-        return tuple(path)
-    places = np.linspace(0, len(path) - 1, count + 1)[1:]
-    return tuple(path[round(float(place))] for place in places)
+    A block that the last one bypasses always has no gate in the file, so the others must bypass it always or never.
+    """
+    fixed = [gate for gate, limit in enumerate(path[-1].thresholds) if limit == ALWAYS]
+    kept = [i for i, step in enumerate(path) if all(abs(step.thresholds[gate]) == ALWAYS for gate in fixed)]
+    if len(kept) <= count:
+        return tuple(kept)
+    places = np.linspace(0, len(kept) - 1, count + 1)[1:]
+    return tuple(kept[round(float(place))] for place in places)

@@ -138,7 +138,7 @@ def _static_speedup(measured: Measured | None) -> Json | None:
 def details_json(compiled: Compiled, output: str, seconds: float) -> Json:
     """Everything: what the page shows, and what it carries inside."""
     measured, candidates = compiled.measured, compiled.candidates
-    fits = {block.region.name: fit for block, fit in zip(compiled.plan.blocks, compiled.gate_fits, strict=False)}
+    fits = compiled.gate_fits
     shares = measured.run_share if measured else (1.0,) * len(compiled.plan.blocks)
     return {
         "schema": SCHEMA,
@@ -159,7 +159,7 @@ def details_json(compiled: Compiled, output: str, seconds: float) -> Json:
                 "time_share": rounded(block.time_share),
                 "run_share": rounded(share),
                 "gate_rank_correlation": rounded(fits[block.region.name].rank_correlation)
-                if block.region.name in fits
+                if block.region.name in fits and block.gate.pooling != "constant"
                 else None,
             }
             for block, share in zip(compiled.plan.blocks, shares, strict=True)

@@ -19,6 +19,7 @@ from skipc.runtime.plan import Array
 from skipc.runtime.session import Session
 
 Result = TypeVar("Result")
+Measure = Callable[[Array, Array, NDArray[np.int64] | None, NDArray[np.bool_] | None], Losses]
 Window = NDArray[np.float32]
 """Thresholds and negated floors, float32 [2, gates]."""
 
@@ -83,13 +84,17 @@ class Outcome:
 
     Attributes:
         losses: float64 [units]: one a batch, its mean; a batch is what is decided together.
+        smooth: the same by the loss's smooth proxy.
         decisions: float32 [units, gates]: share of samples for which the block was bypassed.
         scores: float32 [samples, gates].
+        unit_scores: float32 [units, gates]: the largest in each batch, which decides for all of it.
     """
 
     losses: Losses
+    smooth: Losses
     decisions: NDArray[np.float32]
     scores: NDArray[np.float32]
+    unit_scores: NDArray[np.float32]
 
     @property
     def mean(self) -> float:
@@ -97,7 +102,7 @@ class Outcome:
         return float(self.losses.mean())
 
 
-def run_gated(session: Session, window: Window | None, judged: Judged, loss: Loss, *, smooth: bool = False) -> Outcome:
+def run_gated(session: Session, window: Window | None, judged: Judged, loss: Loss) -> Outcome:
     """Run an instrumented model, or a compiled one that exposes its decisions, over judged data.
 
     Args:
@@ -105,18 +110,24 @@ def run_gated(session: Session, window: Window | None, judged: Judged, loss: Los
         window: thresholds and negated floors of an instrumented model, None for a compiled one.
         judged: the data.
         loss: what to measure.
-        smooth: measure the loss's smooth proxy.
     """
     extra: Mapping[str, Array] = {} if window is None else {names.WINDOW: window}
     wanted = [judged.output, names.DECISIONS, names.SCORES]
     results = in_parallel(lambda item: session.run({**item.feeds, **extra}, wanted), judged.items)
-    measure = loss.smooth if smooth else loss.of
-    losses = [
-        measure(reference, result[judged.output], labels, item.valid).mean()
-        for item, reference, labels, result in zip(judged.items, judged.references, judged.labels, results, strict=True)
-    ]
-    decisions = np.stack([result[names.DECISIONS].mean(axis=0) for result in results])
-    return Outcome(np.array(losses), decisions, np.concatenate([result[names.SCORES] for result in results]))
+    rows = list(zip(judged.items, judged.references, judged.labels, results, strict=True))
+
+    def losses(measure: Measure) -> Losses:
+        means = [measure(ref, result[judged.output], labels, item.valid).mean() for item, ref, labels, result in rows]
+        return np.array(means)
+
+    actual = losses(loss.of)
+    return Outcome(
+        losses=actual,
+        smooth=losses(loss.smooth) if loss.proxy else actual,
+        decisions=np.stack([result[names.DECISIONS].mean(axis=0) for result in results]),
+        scores=np.concatenate([result[names.SCORES] for result in results]),
+        unit_scores=np.stack([result[names.SCORES].max(axis=0) for result in results]),
+    )
 
 
 def run_plain(session: Session, judged: Judged, loss: Loss) -> Losses:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 
 from skipc.compiler.build import build_static
 from skipc.compiler.certify import Claim, certify
-from skipc.compiler.loss import Loss
+from skipc.compiler.loss import Loss, Losses
 from skipc.compiler.options import Option
 from skipc.compiler.running import Judged, opened, run_gated
 from skipc.runtime.plan import Block, Certificate
@@ -55,14 +54,14 @@ def best_static(
     order = sorted(range(len(options)), key=lambda i: -options[i].worth(claim.limit))
     sets = _within_reach(session, [order[: count + 1] for count in range(len(order))], len(blocks), fit, claim)
 
-    def losses(chosen: Sequence[int], judged: Judged, loss: Loss) -> np.ndarray:  # type: ignore[type-arg]
+    def losses(chosen: Sequence[int], judged: Judged, loss: Loss) -> Losses:
         return run_gated(session, opened(len(blocks), chosen), judged, loss).losses
 
     path = [lambda chosen=chosen: [losses(chosen, judged, claim.loss) for judged in calibrate] for chosen in sets]
-    certificate, passed = certify(path, claim)
-    if certificate is None:
+    certificates = certify(path, claim)
+    if not certificates:
         return None
-    return Static(tuple(blocks[i] for i in sorted(sets[passed - 1])), certificate)
+    return Static(tuple(blocks[i] for i in sorted(sets[len(certificates) - 1])), certificates[-1])
 
 
 def _within_reach(

@@ -195,7 +195,7 @@ def bench_verb(
     found = bench_json(bench, second.provider, plan, shares, skipped)
     speedup, latency = found["speedup"], found["latency_ms"]
     lines = [
-        f"{speedup['median']:.3f}x faster (95 % interval {speedup['low']:.3f} to {speedup['high']:.3f}) on {second.provider}",
+        f"{speedup['median']:.3f}x faster ({speedup['low']:.3f} to {speedup['high']:.3f}) on {second.provider}",
         f"{latency['original']:.3f} ms -> {latency['compiled']:.3f} ms a batch of {batch_size}, {threads} thread(s)",
         f"time bypassed {skipped:.1%}, layers bypassed {found['layer_share_skipped']:.1%}",
     ]

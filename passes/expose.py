@@ -50,11 +50,18 @@ class ExposeDecisions:
 
 
 def _score(builder: Builder, region: Region) -> str:
-    """A gate's score without its negative: float32 [batch, 1]."""
-    return builder.op("Gather", [names.score(region.name), builder.constant([0], np.int64)], axis=1)
+    """A gate's score without its negative, for each sample: float32 [batch, 1]."""
+    first = builder.op("Gather", [names.score(region.name), builder.constant([0], np.int64)], axis=1)
+    return builder.op("Expand", [first, _rows(builder, region)])
 
 
 def _decision(builder: Builder, region: Region) -> str:
     """A batch's one decision, for each of its samples: float32 [batch, 1]."""
     decided = builder.cast(names.gate(region.name), onnx.TensorProto.FLOAT)
-    return builder.op("Expand", [decided, builder.op("Shape", [_score(builder, region)])])
+    return builder.op("Expand", [decided, _rows(builder, region)])
+
+
+def _rows(builder: Builder, region: Region) -> str:
+    """The shape [batch, 1]."""
+    batch = builder.op("Gather", [builder.op("Shape", [region.entry]), builder.constant([0], np.int64)], axis=0)
+    return builder.op("Concat", [batch, builder.constant([1], np.int64)], axis=0)

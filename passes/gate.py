@@ -24,12 +24,21 @@ def write_gate(builder: Builder, region: Region, gate: Gate, limits: str) -> Non
         gate: the read-out.
         limits: name of a value, float32 [2]: the threshold and the negated floor.
     """
+    score = _constant_score(builder, region) if gate.pooling == "constant" else _score(builder, region, gate)
+    agreed = builder.cast(builder.op("Less", [score, limits]), TensorProto.FLOAT)
+    builder.cast(builder.op("ReduceMin", [agreed], keepdims=0), TensorProto.BOOL, output=names.gate(region.name))
+
+
+def _constant_score(builder: Builder, region: Region) -> str:
+    """Zero for every input: the runtime folds the whole gate away and keeps one branch."""
+    return builder.constant([[0.0, 0.0]], name=names.score(region.name))
+
+
+def _score(builder: Builder, region: Region, gate: Gate) -> str:
     column = gate.weight.reshape(-1, 1)
     weight = builder.constant(np.concatenate([column, -column], axis=1), name=f"{names.gate(region.name)}/weight")
     bias = builder.constant([gate.bias, -gate.bias], name=f"{names.gate(region.name)}/bias")
-    score = builder.op("Gemm", [_pooled(builder, region), weight, bias], output=names.score(region.name))
-    agreed = builder.cast(builder.op("Less", [score, limits]), TensorProto.FLOAT)
-    builder.cast(builder.op("ReduceMin", [agreed], keepdims=0), TensorProto.BOOL, output=names.gate(region.name))
+    return builder.op("Gemm", [_pooled(builder, region), weight, bias], output=names.score(region.name))
 
 
 def _pooled(builder: Builder, region: Region) -> str:
