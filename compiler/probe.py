@@ -26,7 +26,7 @@ Extents = tuple[int, ...]
 
 
 def probe_types(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> dict[str, ValueType]:
-    """Types of all values that depend on the model's inputs, and of its constants.
+    """Types of the model's inputs, of all values that depend on them, and of values computed from constants.
 
     A dimension is fixed if inference says so, or if it is the same in every run. It has the name of a dimension of the
     inputs if it ran with the same extents: inference alone loses names behind a Reshape, or makes up its own.
@@ -40,12 +40,13 @@ def probe_types(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> dict[str, Val
     written = [name for i in range(len(flow.nodes)) for name in flow.nodes[i].output if name]
     session = open_session(with_outputs(model, written).SerializeToString(), optimize=False)
     wanted = [name for name in session.outputs if name in flow.producer]
-    runs = [session.run(item, wanted) for item in feeds]
+    runs = [{**item, **session.run(item, wanted)} for item in feeds]
     named = _named_extents(model, feeds)
     found = {}
-    for name in wanted:
+    for name in (*wanted, *sorted(flow.graph_inputs.intersection(*feeds))):
         arrays = [run[name] for run in runs]
-        if all(isinstance(array, np.ndarray) and array.ndim == arrays[0].ndim for array in arrays):
+        ranks = {getattr(array, "ndim", None) for array in arrays}
+        if len(ranks) == 1 and None not in ranks:
             found[name] = _merged(arrays, inferred.get(name, ()), named)
     return found
 
@@ -82,7 +83,7 @@ def _inferred(model: onnx.ModelProto) -> dict[str, tuple[Dim, ...]]:
     """Shapes by ONNX's own inference, and those that the model declares."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     found = {}
-    for item in (*graph.value_info, *graph.output):
+    for item in (*graph.value_info, *graph.output, *graph.input):
         if item.type.tensor_type.HasField("shape"):
             found[item.name] = tuple(_declared(dim) for dim in item.type.tensor_type.shape.dim)
     return found

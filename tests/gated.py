@@ -47,7 +47,7 @@ def random_bypass(kind: str, channels: int, seed: int = 0) -> Bypass:
     random = np.random.default_rng(seed)
 
     def some(*shape: int) -> Array:
-        return (random.standard_normal(shape) / np.sqrt(channels)).astype(np.float32)
+        return np.asarray(random.standard_normal(shape) / np.sqrt(channels), np.float32)
 
     rank = max(1, channels // 4)
     return Bypass(
