@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from skipc.compiler.fit import fit_bypass, rank_correlation
-from skipc.compiler.impact import Costs, ablate, instrument, measure_costs, typical, ungated
+from skipc.compiler.impact import Costs, ablate, instrument, instrument_for, is_plain, measure_costs, typical, ungated
 from skipc.compiler.loss import Loss
 from skipc.compiler.moments import Observed
 from skipc.compiler.options import Option, best_options, in_graph_order, without_overlap
@@ -105,7 +105,7 @@ def _measure_tier(
     blocks = [ungated(region, fit_bypass(kind, observed[region.name])) for region in tier]
     session = instrument(surveyed.model, blocks)
     losses = ablate(session, len(blocks), judged, loss)[0].mean(axis=1)
-    timed = instrument(surveyed.model, blocks, provider=settings.provider, threads=settings.threads)
+    timed = session if is_plain(settings) else instrument_for(surveyed.model, blocks, settings)
     costs = measure_costs(original, timed, len(blocks), typical(judged.items, TIMED_BATCHES), TIMING_ROUNDS)
     rows = zip(blocks, losses, costs.saved, strict=True)
     return [Option(block.region, block.bypass, float(lost), float(saved)) for block, lost, saved in rows], costs

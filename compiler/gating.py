@@ -12,7 +12,7 @@ from skipc.compiler.calibrate import p_value
 from skipc.compiler.candidates import TIMED_BATCHES, TIMING_ROUNDS
 from skipc.compiler.certify import Claim
 from skipc.compiler.fit import GateFit, fit_gate
-from skipc.compiler.impact import ablate, instrument, measure_costs, typical, ungated
+from skipc.compiler.impact import ablate, instrument, instrument_for, measure_costs, typical, ungated
 from skipc.compiler.moments import Observed
 from skipc.compiler.options import Option
 from skipc.compiler.planner import Offer, Step, Trial, best_path
@@ -86,7 +86,7 @@ def _with_path(
     claim: Claim,
     settings: Settings,
 ) -> Gated:
-    timed = instrument(surveyed.model, blocks, provider=settings.provider, threads=settings.threads)
+    timed = instrument_for(surveyed.model, blocks, settings)
     costs = measure_costs(original, timed, len(blocks), typical(judged.items, TIMED_BATCHES), TIMING_ROUNDS)
     measured = tuple(
         replace(

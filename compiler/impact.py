@@ -13,6 +13,7 @@ from skipc.compiler.data import Batch
 from skipc.compiler.latency import Run, interleaved
 from skipc.compiler.loss import Loss
 from skipc.compiler.running import Judged, Window, opened, run_gated, shut
+from skipc.compiler.settings import Settings
 from skipc.passes.base import run_passes
 from skipc.passes.expose import ExposeDecisions
 from skipc.passes.inject import InjectGates, InputWindow
@@ -21,11 +22,22 @@ from skipc.runtime.plan import Array, Block, Bypass, Gate, Region
 from skipc.runtime.session import Session, open_session
 
 
-def instrument(model: onnx.ModelProto, blocks: Sequence[Block], *, provider: str = "cpu", threads: int = 1) -> Session:
+def instrument(model: onnx.ModelProto, blocks: Sequence[Block]) -> Session:
     """The instrumented model: every block behind its `If`, thresholds as an input, decisions and scores as outputs."""
+    return instrument_for(model, blocks, Settings())
+
+
+def instrument_for(model: onnx.ModelProto, blocks: Sequence[Block], settings: Settings) -> Session:
+    """The instrumented model, opened as the deployed one will be."""
     regions = tuple(block.region for block in blocks)
     gated = run_passes(model, [InjectGates(tuple(blocks), InputWindow()), ExposeDecisions(regions)])
-    return open_session(gated.SerializeToString(), provider=provider, threads=threads)
+    return open_session(gated.SerializeToString(), provider=settings.provider, threads=settings.threads)
+
+
+def is_plain(settings: Settings) -> bool:
+    """Whether the deployed model is opened as models are for measuring losses: one thread of the CPU for each run."""
+    plain = Settings()
+    return (settings.provider, settings.threads) == (plain.provider, plain.threads)
 
 
 def ungated(region: Region, bypass: Bypass) -> Block:

@@ -23,6 +23,9 @@ SHARES = (0.25, 0.5, 0.75, 0.9)
 
 NEVER, ALWAYS = float("-inf"), float("inf")
 SMALLEST_LOSS = 1e-6
+REACH = 1.5
+"""A path goes on to this multiple of the limit: *calibrate* may be kinder than *fit*, but not by more than that."""
+
 TRIES = 3
 """Steps measured before one is taken, where measuring shows the first to be worth less than predicted."""
 
@@ -55,7 +58,7 @@ class Trial:
         run: runs the instrumented model with a window.
         p_value: of losses, against the limit.
         floors: of the gates.
-        limit: of the mean loss; a path ends where the measured loss exceeds twice this.
+        limit: of the mean loss; a path ends where the measured loss exceeds `REACH` times this.
     """
 
     run: Callable[[Window], Outcome]
@@ -139,7 +142,7 @@ def lay_path(offer: Offer, trial: Trial, shares: Sequence[float]) -> tuple[Step,
         state = following
         mean, p_value = state.outcome.mean, trial.p_value(state.outcome.losses)
         path.append(Step(state.thresholds, state.shares, mean, p_value, state.saved_ms))
-        if mean > 2 * trial.limit:
+        if mean > REACH * trial.limit:
             break
     return tuple(path)
 
