@@ -18,6 +18,9 @@ from skipc.runtime.plan import Array, Bypass, Gate
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Strengths tried, relative to the mean variance of a channel; the strongest leave next to nothing but the identity."""
 
+UNCHECKED_RIDGE = 1e-1
+"""The strength where there is no second half to choose it by."""
+
 RANK_SHARE = 8
 """A low-rank bypass has one rank for so many channels."""
 
@@ -82,10 +85,10 @@ def fit_bypass(kind: str, observed: Observed) -> Bypass:
 
 
 def _best_ridge(observed: Observed) -> float:
-    """The strength with the least error on the half that was not fitted; the strongest where one half is empty."""
+    """The strength with the least error on the half that was not fitted; a middling one where one half is empty."""
     first, second = (_Centred.of(half) for half in observed.halves)
     if min(half.rows for half in observed.halves) == 0:
-        return RIDGES[-1]
+        return UNCHECKED_RIDGE
     errors = [second.error(first.solve(ridge)) + first.error(second.solve(ridge)) for ridge in RIDGES]
     return RIDGES[int(np.argmin(errors))]
 

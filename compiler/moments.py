@@ -20,6 +20,9 @@ Matrix = NDArray[np.float64]
 CHUNK = 16
 """Batches whose activations are held in memory at a time."""
 
+TINY = 1e-12
+"""Norms below it count as zero; a row that is zero before and after has not changed."""
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -125,9 +128,10 @@ class _Sums:
 
 def _distances(entry: Array, leaving: Array) -> tuple[float, float]:
     x, y = entry.astype(np.float64), leaving.astype(np.float64)
-    norm_x, norm_y = np.linalg.norm(x, axis=1), np.maximum(np.linalg.norm(y, axis=1), 1e-12)
-    cosine = (x * y).sum(axis=1) / np.maximum(norm_x * norm_y, 1e-12)
-    return float((np.linalg.norm(y - x, axis=1) / norm_y).sum()), float((1.0 - cosine).sum())
+    norm_x, norm_y = np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)
+    cosine = np.where(norm_x + norm_y > TINY, (x * y).sum(axis=1) / np.maximum(norm_x * norm_y, TINY), 1.0)
+    change = np.linalg.norm(y - x, axis=1) / np.maximum(norm_y, TINY)
+    return float(change.sum()), float((1.0 - cosine).sum())
 
 
 def observe(model: onnx.ModelProto, regions: Sequence[Region], items: Sequence[Batch]) -> dict[str, Observed]:
