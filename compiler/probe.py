@@ -106,7 +106,7 @@ def probe_feeds(model: onnx.ModelProto, inputs: Sequence[InputSpec], data: Datas
         return _synthetic_feeds(session, inputs)
     sizes = (1, 2) if _free_batch(inputs) and len(data) > 1 else (1, 1)
     first = batches(data, sizes[0], inputs)[0].feeds
-    second = batches(data, sizes[1], inputs)[-1].feeds
+    second = max(reversed(batches(data, sizes[1], inputs)), key=lambda item: len(item.indices)).feeds
     shorter = _cropped(second, inputs)
     _run(session, first)
     return (first, shorter if _runs(session, shorter) else second)

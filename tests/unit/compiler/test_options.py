@@ -1,0 +1,69 @@
+"""What is chosen for each region, and between regions that share nodes."""
+
+from __future__ import annotations
+
+import pytest
+
+from skipc.compiler.options import LOSS_FLOOR_SHARE, Option, best_options, in_graph_order, without_overlap
+from skipc.runtime.plan import Bypass, Region
+
+LIMIT = 0.1
+
+
+def option(name: str, loss: float, saved_ms: float, nodes: str = "", kind: str = "linear") -> Option:
+    """An option whose region has one node a letter."""
+    region = Region(name, "feed-forward", "x", "y", "y", tuple(nodes or name), (), 1, ("n", 4), 1)
+    return Option(region, Bypass(kind), loss, saved_ms)
+
+
+def test_worth_is_time_saved_per_loss() -> None:
+    assert option("a", 0.1, 2.0).worth(0.0) == pytest.approx(20.0)
+
+
+def test_losses_far_below_the_limit_count_alike() -> None:
+    assert option("a", 0.0, 1.0).worth(LIMIT) == pytest.approx(1.0 / (LOSS_FLOOR_SHARE * LIMIT))
+
+
+@pytest.mark.parametrize("saved_ms", [0.0, -1.0])
+def test_what_saves_nothing_is_worth_nothing(saved_ms: float) -> None:
+    assert option("a", 0.0, saved_ms).worth(LIMIT) == 0.0
+
+
+def test_each_region_gets_its_best_option_in_order_of_appearance() -> None:
+    poor, good, other = option("b", 0.1, 1.0), option("b", 0.05, 1.0, kind="affine"), option("a", 0.2, 1.0)
+    assert best_options([poor, other, good], LIMIT) == (good, other)
+
+
+def test_regions_worth_nothing_get_none() -> None:
+    assert best_options([option("a", 0.0, -0.1), option("a", 0.0, 0.0)], LIMIT) == ()
+
+
+def test_of_equals_the_first_stays() -> None:
+    first = option("a", 0.1, 1.0, kind="affine")
+    assert best_options([first, option("a", 0.1, 1.0, kind="linear")], LIMIT) == (first,)
+
+
+def test_a_layer_worth_more_than_its_parts_goes_before_them() -> None:
+    parts = option("p", 0.05, 1.0, "ab"), option("q", 0.05, 1.0, "cd")
+    layer = option("layer", 0.05, 2.0, "abcd")
+    assert without_overlap([*parts, layer], LIMIT) == (layer,)
+
+
+def test_parts_worth_more_than_their_layer_go_before_it() -> None:
+    parts = option("p", 0.01, 1.0, "ab"), option("q", 0.2, 1.0, "cd")
+    layer = option("layer", 0.2, 2.0, "abcd")
+    assert without_overlap([*parts, layer], LIMIT) == parts
+
+
+def test_one_shared_node_is_an_overlap() -> None:
+    assert without_overlap([option("p", 0.1, 1.0, "abc"), option("q", 0.1, 2.0, "cde")], LIMIT)[0].region.name == "q"
+
+
+def test_regions_apart_are_all_kept_in_the_order_given() -> None:
+    options = option("q", 0.1, 1.0, "cd"), option("p", 0.1, 2.0, "ab")
+    assert without_overlap(options, LIMIT) == options
+
+
+def test_graph_order_goes_by_the_first_node() -> None:
+    first, second = option("p", 0.1, 1.0, "ab"), option("q", 0.1, 1.0, "cd")
+    assert in_graph_order([second, first], {"a": 0, "b": 3, "c": 1, "d": 2}) == (first, second)
