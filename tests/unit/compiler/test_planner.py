@@ -1,0 +1,222 @@
+"""A path goes from gentle to bold; thresholds split scores as their shares say; it ends where the loss is hopeless."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from skipc.compiler.planner import (
+    ALWAYS,
+    NEVER,
+    REACH,
+    SHARES,
+    Offer,
+    Rung,
+    Step,
+    Trial,
+    best_path,
+    ladder,
+    lay_path,
+    levels_of,
+    rung_at,
+    threshold_at,
+    window_of,
+)
+from skipc.compiler.running import Outcome, Window
+
+UNITS = 200
+Scores = NDArray[np.float64]
+
+
+def offer(gates: int = 3, *, gate_ms: float = 0.01, seed: int = 0) -> Offer:
+    """Gates whose scores foretell losses well, and of which each saves more and costs more than the one before."""
+    random = np.random.default_rng(seed)
+    scores = random.standard_normal((gates, UNITS)).astype(np.float32).astype(np.float64)
+    size = 0.01 * np.arange(1, gates + 1)[:, None]
+    return Offer(scores, size * np.exp(scores), np.arange(1.0, gates + 1), gate_ms)
+
+
+def simulated(given: Offer, interaction: float = 0.0) -> Callable[[Window], Outcome]:
+    """A network in which losses add up, with an extra loss for each further block bypassed."""
+
+    def run(window: Window) -> Outcome:
+        scores = given.scores
+        opened = (scores < window[0][:, None]) & (scores > -window[1][:, None].astype(np.float64))
+        losses = (opened * given.losses).sum(axis=0) + interaction * np.maximum(opened.sum(axis=0) - 1, 0)
+        unit = scores.T.astype(np.float32)
+        return Outcome(losses, losses, opened.T.astype(np.float32), unit, unit)
+
+    return run
+
+
+def trial(given: Offer, limit: float = 1.0, **options: Any) -> Trial:
+    floors = (NEVER,) * len(given.saved_ms)
+    return Trial(simulated(given, **options), lambda losses: float(losses.mean() > limit), floors, limit)
+
+
+def path_of(given: Offer, limit: float = 1.0, shares: tuple[float, ...] = SHARES, **options: Any) -> tuple[Step, ...]:
+    return lay_path(given, trial(given, limit, **options), shares)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_along_a_path_no_gate_ever_shuts_again(seed: int) -> None:
+    path = path_of(offer(seed=seed))
+    assert len(path) > 3
+    for before, after in zip(path[:-1], path[1:], strict=True):
+        assert all(one <= two for one, two in zip(before.shares, after.shares, strict=True))
+        assert all(one <= two for one, two in zip(before.thresholds, after.thresholds, strict=True))
+        assert sum(one < two for one, two in zip(before.shares, after.shares, strict=True)) == 1
+
+
+@pytest.mark.parametrize("interaction", [0.0, 0.05])
+def test_each_step_saves_more(interaction: float) -> None:
+    saved = [step.saved_ms for step in path_of(offer(), interaction=interaction)]
+    assert saved == sorted(set(saved))
+
+
+def test_without_a_limit_everything_is_bypassed_in_the_end() -> None:
+    assert path_of(offer())[-1].thresholds == (ALWAYS,) * 3
+
+
+def test_what_a_step_says_is_what_was_measured() -> None:
+    given = offer()
+    measure = simulated(given)
+    for step in path_of(given):
+        outcome = measure(window_of(step.thresholds, (NEVER,) * 3))
+        assert step.loss == pytest.approx(outcome.mean)
+        gates = sum(0 < share < 1 for share in step.shares)
+        expected = float((outcome.decisions.mean(axis=0) * given.saved_ms).sum()) - gates * given.gate_ms
+        assert step.saved_ms == pytest.approx(expected)
+
+
+def test_a_path_ends_at_the_first_loss_out_of_reach() -> None:
+    losses = [step.loss for step in path_of(offer(), limit=0.01)]
+    assert losses[-1] > REACH * 0.01
+    assert max(losses[:-1]) <= REACH * 0.01
+    assert len(losses) < len(path_of(offer()))
+
+
+def test_the_best_deal_goes_first() -> None:
+    given = offer()
+    cheap = replace(given, losses=given.losses * np.array([1.0, 1.0, 1e-3])[:, None])
+    assert [share > 0 for share in path_of(cheap)[0].shares] == [False, False, True]
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75, 0.9, 0.005, 0.999])
+@pytest.mark.parametrize("count", [10, 37, 400])
+def test_a_threshold_splits_scores_as_its_share_says(share: float, count: int) -> None:
+    scores = np.random.default_rng(0).standard_normal(count).astype(np.float32)
+    threshold = threshold_at(scores, share)
+    assert threshold == np.float32(threshold)
+    assert int((scores < np.float32(threshold)).sum()) == max(1, round(share * count))
+
+
+def test_never_and_always_are_the_ends() -> None:
+    scores = np.arange(4.0)
+    assert (threshold_at(scores, 0.0), threshold_at(scores, 1.0)) == (NEVER, ALWAYS)
+
+
+def test_a_threshold_lies_midway_between_two_scores() -> None:
+    assert threshold_at(np.array([4.0, 0.0, 1.0, 2.0]), 0.5) == 1.5
+
+
+def test_ties_open_together() -> None:
+    scores = np.array([1.0, 2.0, 2.0, 2.0, 3.0], np.float32)
+    threshold = np.float32(threshold_at(scores, 0.4))
+    assert (scores < threshold).tolist() == [True, True, True, True, False]
+
+
+def test_neighbouring_floats_are_told_apart() -> None:
+    low = np.float32(1.0)
+    scores = np.array([low, np.nextafter(low, np.float32(2.0))], np.float32)
+    assert (scores < np.float32(threshold_at(scores, 0.5))).tolist() == [True, False]
+
+
+def ladder_offer(losses: list[float], saved_ms: float = 1.0, gate_ms: float = 0.0) -> Offer:
+    """One gate with these losses, in the order of its scores."""
+    return Offer(np.arange(float(len(losses)))[None], np.array([losses]), np.array([saved_ms]), gate_ms)
+
+
+def test_a_rung_is_the_loss_of_the_inputs_of_lowest_score() -> None:
+    given = ladder_offer([0.1, 0.2, 0.3, 0.4], saved_ms=2.0, gate_ms=0.1)
+    assert rung_at(given, 0, 0.5) == Rung(0.5, pytest.approx(0.075), pytest.approx(0.9))
+    assert rung_at(given, 0, 1.0) == Rung(1.0, pytest.approx(0.25), pytest.approx(2.0))
+
+
+def test_rungs_of_rising_loss_are_all_kept() -> None:
+    found = ladder(ladder_offer([0.1, 0.2, 0.3, 0.4]), 0, (0.25, 0.5, 0.75))
+    assert [rung.share for rung in found] == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_a_rung_worth_less_than_the_one_above_is_merged_into_it() -> None:
+    found = ladder(ladder_offer([0.4, 0.1, 0.5, 0.6]), 0, (0.25, 0.5, 0.75))
+    assert [rung.share for rung in found] == [0.5, 0.75, 1.0]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_along_a_ladder_each_rung_is_worth_less_than_the_one_below(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    found = [Rung(0.0, 0.0, 0.0), *ladder(ladder_offer(list(random.random(40)), gate_ms=0.05), 0, SHARES)]
+    worth = [
+        (upper.saved_ms - lower.saved_ms) / (upper.loss - lower.loss)
+        for lower, upper in zip(found[:-1], found[1:], strict=True)
+    ]
+    assert worth == sorted(worth, reverse=True)
+
+
+def test_a_gate_that_costs_more_than_it_saves_has_only_the_rung_without_a_gate() -> None:
+    found = ladder(ladder_offer([0.1] * 4, saved_ms=1.0, gate_ms=1.5), 0, SHARES)
+    assert [rung.share for rung in found] == [1.0]
+
+
+@pytest.mark.parametrize("saved_ms", [0.0, -1.0])
+def test_a_block_that_saves_nothing_has_no_rungs(saved_ms: float) -> None:
+    given = ladder_offer([0.1] * 4, saved_ms=saved_ms)
+    assert ladder(given, 0, SHARES) == []
+    assert lay_path(given, trial(given), SHARES) == ()
+
+
+def test_what_is_always_bypassed_has_no_floor() -> None:
+    window = window_of((NEVER, 0.5, ALWAYS), (-1.0, -2.0, -3.0))
+    assert window.dtype == np.float32
+    assert window.tolist() == [[NEVER, 0.5, ALWAYS], [1.0, 2.0, ALWAYS]]
+
+
+def test_gates_win_where_they_tell_inputs_apart() -> None:
+    given = offer(2)
+    found = best_path(given, trial(given, limit=0.01), 0.05)
+    assert any(0 < share < 1 for share in found[0].shares)
+
+
+def test_no_gates_win_where_gates_cost_too_much() -> None:
+    given = replace(offer(2, gate_ms=0.95), losses=np.full((2, UNITS), 1e-6))
+    found = best_path(given, trial(given, limit=0.01), 0.05)
+    assert {share for step in found for share in step.shares} <= {0.0, 1.0}
+
+
+def step(*thresholds: float) -> Step:
+    return Step(thresholds, (0.0,) * len(thresholds), 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 20])
+def test_levels_are_spread_evenly_and_end_at_the_last(count: int) -> None:
+    path = [step(float(place)) for place in range(20)]
+    found = levels_of(path, count)
+    assert len(found) == count
+    assert found[-1] == 19
+    # Both ends of a gap are rounded to whole positions: half a position each, on either side.
+    assert np.diff(found, prepend=-1).max() <= 20 / count + 1
+
+
+def test_a_short_path_is_kept_whole() -> None:
+    assert levels_of([step(0.0), step(1.0)], 8) == (0, 1)
+
+
+def test_a_block_that_ends_without_a_gate_has_none_before() -> None:
+    path = [step(NEVER, 0.1), step(0.5, 0.1), step(ALWAYS, 0.2), step(ALWAYS, 0.3)]
+    assert levels_of(path, 8) == (0, 2, 3)
