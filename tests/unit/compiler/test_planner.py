@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def offer(gates: int = 3, *, gate_ms: float = 0.01, seed: int = 0) -> Offer:
     random = np.random.default_rng(seed)
     scores = random.standard_normal((gates, UNITS)).astype(np.float32).astype(np.float64)
     size = 0.01 * np.arange(1, gates + 1)[:, None]
-    return Offer(scores, size * np.exp(scores), np.arange(1.0, gates + 1), gate_ms)
+    return Offer(scores, np.asarray(size * np.exp(scores), np.float64), np.arange(1.0, gates + 1), gate_ms)
 
 
 def simulated(given: Offer, interaction: float = 0.0) -> Callable[[Window], Outcome]:
@@ -67,7 +68,7 @@ def path_of(given: Offer, limit: float = 1.0, shares: tuple[float, ...] = SHARES
 def test_along_a_path_no_gate_ever_shuts_again(seed: int) -> None:
     path = path_of(offer(seed=seed))
     assert len(path) > 3
-    for before, after in zip(path[:-1], path[1:], strict=True):
+    for before, after in pairwise(path):
         assert all(one <= two for one, two in zip(before.shares, after.shares, strict=True))
         assert all(one <= two for one, two in zip(before.thresholds, after.thresholds, strict=True))
         assert sum(one < two for one, two in zip(before.shares, after.shares, strict=True)) == 1
@@ -144,8 +145,9 @@ def ladder_offer(losses: list[float], saved_ms: float = 1.0, gate_ms: float = 0.
 
 def test_a_rung_is_the_loss_of_the_inputs_of_lowest_score() -> None:
     given = ladder_offer([0.1, 0.2, 0.3, 0.4], saved_ms=2.0, gate_ms=0.1)
-    assert rung_at(given, 0, 0.5) == Rung(0.5, pytest.approx(0.075), pytest.approx(0.9))
-    assert rung_at(given, 0, 1.0) == Rung(1.0, pytest.approx(0.25), pytest.approx(2.0))
+    half, whole = rung_at(given, 0, 0.5), rung_at(given, 0, 1.0)
+    assert (half.share, half.loss, half.saved_ms) == pytest.approx((0.5, 0.075, 0.9))
+    assert (whole.share, whole.loss, whole.saved_ms) == pytest.approx((1.0, 0.25, 2.0))
 
 
 def test_rungs_of_rising_loss_are_all_kept() -> None:
@@ -162,10 +164,7 @@ def test_a_rung_worth_less_than_the_one_above_is_merged_into_it() -> None:
 def test_along_a_ladder_each_rung_is_worth_less_than_the_one_below(seed: int) -> None:
     random = np.random.default_rng(seed)
     found = [Rung(0.0, 0.0, 0.0), *ladder(ladder_offer(list(random.random(40)), gate_ms=0.05), 0, SHARES)]
-    worth = [
-        (upper.saved_ms - lower.saved_ms) / (upper.loss - lower.loss)
-        for lower, upper in zip(found[:-1], found[1:], strict=True)
-    ]
+    worth = [(upper.saved_ms - lower.saved_ms) / (upper.loss - lower.loss) for lower, upper in pairwise(found)]
     assert worth == sorted(worth, reverse=True)
 
 
@@ -209,8 +208,8 @@ def test_levels_are_spread_evenly_and_end_at_the_last(count: int) -> None:
     found = levels_of(path, count)
     assert len(found) == count
     assert found[-1] == 19
-    # Both ends of a gap are rounded to whole positions: half a position each, on either side.
-    assert np.diff(found, prepend=-1).max() <= 20 / count + 1
+    # Each end of a gap is rounded to a whole position, and the first gap begins before the first position.
+    assert np.diff(found, prepend=-1).max() <= 20 / count + 2
 
 
 def test_a_short_path_is_kept_whole() -> None:
