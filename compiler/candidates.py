@@ -7,16 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from skipc.compiler.data import Batch
 from skipc.compiler.fit import fit_bypass, rank_correlation
 from skipc.compiler.impact import Costs, ablate, instrument, instrument_for, is_plain, measure_costs, typical, ungated
 from skipc.compiler.loss import Loss
-from skipc.compiler.moments import Observed
+from skipc.compiler.moments import Observed, observe
+from skipc.compiler.narrow_fit import SHARES as NARROW_SHARES
+from skipc.compiler.narrow_fit import HiddenMoments, fit_narrow, observe_hidden
 from skipc.compiler.options import Option, best_options, in_graph_order, without_overlap
 from skipc.compiler.running import Judged
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
 from skipc.passes.surrogate import KINDS
-from skipc.runtime.plan import Region
+from skipc.runtime.plan import Block
 from skipc.runtime.session import Session
 
 ABLATION_UNITS = 200
@@ -64,45 +67,66 @@ class Candidates:
     original_ms: float
 
 
+@dataclass(frozen=True)
+class Studied:
+    """What was observed of the regions, by region name.
+
+    Attributes:
+        activations: of all regions.
+        hidden: of those with a hidden layer that can be narrowed.
+    """
+
+    activations: Mapping[str, Observed]
+    hidden: Mapping[str, HiddenMoments]
+
+
+def study(surveyed: Surveyed, items: Sequence[Batch], settings: Settings) -> Studied:
+    """Run the original over batches without padding, and sum up what fitting needs."""
+    activations = observe(surveyed.model, surveyed.survey.regions, items)
+    narrow = settings.bypass in ("auto", "narrow")
+    hidden = observe_hidden(surveyed.model, surveyed.survey.blocks if narrow else (), items, settings.seed)
+    return Studied(activations, hidden)
+
+
 def measure_candidates(
-    surveyed: Surveyed,
-    original: Session,
-    observed: Mapping[str, Observed],
-    judged: Judged,
-    loss: Loss,
-    settings: Settings,
+    surveyed: Surveyed, original: Session, studied: Studied, judged: Judged, loss: Loss, settings: Settings
 ) -> Candidates:
     """Ablate and time every region on every kind of bypass asked for."""
     few = judged.first(max(1, ABLATION_UNITS // settings.batch_size))
-    kinds = KINDS if settings.bypass == "auto" else (settings.bypass,)
     options: list[Option] = []
     original_ms: list[float] = []
-    for tier in (surveyed.survey.blocks, surveyed.survey.layers):
-        for kind in kinds if tier else ():
-            found, costs = _measure_tier(surveyed, original, tier, kind, observed, few, loss, settings)
-            options += found
-            original_ms.append(costs.original)
+    for blocks in _rungs(surveyed, studied, settings):
+        found, costs = _measure(surveyed, original, blocks, few, loss, settings)
+        options += found
+        original_ms.append(costs.original)
     middle = float(np.median(original_ms)) if original_ms else 0.0
     best = best_options(options, settings.risk)
-    impacts = tuple(_impact(option, observed[option.region.name], middle) for option in best)
+    impacts = tuple(_impact(option, studied.activations[option.region.name], middle) for option in best)
     if settings.impact == "activation":
-        best = _by_activation(best, observed)
+        best = _by_activation(best, studied.activations)
     position = {node.name: i for i, node in enumerate(surveyed.model.graph.node)}
     chosen = in_graph_order(without_overlap(best, settings.risk), position)
     return Candidates(chosen, impacts, _correlation(impacts), middle)
 
 
-def _measure_tier(
-    surveyed: Surveyed,
-    original: Session,
-    tier: Sequence[Region],
-    kind: str,
-    observed: Mapping[str, Observed],
-    judged: Judged,
-    loss: Loss,
-    settings: Settings,
+def _rungs(surveyed: Surveyed, studied: Studied, settings: Settings) -> list[list[Block]]:
+    """Sets of blocks to measure together, one for each kind of bypass; the regions of a set do not overlap."""
+    kinds = KINDS if settings.bypass == "auto" else (settings.bypass,)
+    found = [
+        [ungated(region, fit_bypass(kind, studied.activations[region.name])) for region in tier]
+        for tier in (surveyed.survey.blocks, surveyed.survey.layers)
+        for kind in kinds
+        if kind != "narrow" and tier
+    ]
+    narrow = {name: fit_narrow(moments) for name, moments in studied.hidden.items()}
+    regions = [region for region in surveyed.survey.blocks if region.name in narrow]
+    widths = len(NARROW_SHARES) if regions else 0
+    return found + [[ungated(region, narrow[region.name][width]) for region in regions] for width in range(widths)]
+
+
+def _measure(
+    surveyed: Surveyed, original: Session, blocks: Sequence[Block], judged: Judged, loss: Loss, settings: Settings
 ) -> tuple[list[Option], Costs]:
-    blocks = [ungated(region, fit_bypass(kind, observed[region.name])) for region in tier]
     session = instrument(surveyed.model, blocks)
     losses = ablate(session, len(blocks), judged, loss)[0].mean(axis=1)
     timed = session if is_plain(settings) else instrument_for(surveyed.model, blocks, settings)

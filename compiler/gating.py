@@ -22,7 +22,7 @@ from skipc.compiler.survey import Surveyed
 from skipc.runtime.plan import Block
 from skipc.runtime.session import Session
 
-PATH_UNITS = 2000
+PATH_UNITS = 800
 HEADROOM = 1.25
 """Gates that only open beyond this multiple of the limit are left out of the file."""
 

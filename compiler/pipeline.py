@@ -14,7 +14,7 @@ import onnx
 
 from skipc.compiler.bench import Bench, compare, run_shares, time_share_skipped
 from skipc.compiler.build import build, versions
-from skipc.compiler.candidates import Candidates, measure_candidates
+from skipc.compiler.candidates import Candidates, measure_candidates, study
 from skipc.compiler.certify import Claim, certify, require_enough
 from skipc.compiler.console import Console
 from skipc.compiler.data import Batch, Dataset, batches, split
@@ -22,7 +22,6 @@ from skipc.compiler.fit import GateFit
 from skipc.compiler.gating import Gated, gate_options
 from skipc.compiler.impact import instrument, ungated
 from skipc.compiler.loss import Loss, Losses, resolve_loss
-from skipc.compiler.moments import observe
 from skipc.compiler.planner import ALWAYS, NEVER, Step, levels_of, window_of
 from skipc.compiler.running import Judged, judge, run_gated, run_plain
 from skipc.compiler.settings import Settings
@@ -127,12 +126,13 @@ def compile_model(source: Source, data: Sequence[Dataset], settings: Settings, c
     with console.stage("running the original on the data"):
         splits, claim = _split_and_judge(surveyed, original, data, settings)
     with console.stage("observing activations"):
-        observed = observe(surveyed.model, surveyed.survey.regions, splits.plain_fit)
+        studied = study(surveyed, splits.plain_fit, settings)
     with console.stage("measuring the impact and cost of every region"):
-        candidates = measure_candidates(surveyed, original, observed, splits.fit, claim.loss, settings)
+        candidates = measure_candidates(surveyed, original, studied, splits.fit, claim.loss, settings)
     _require_candidates(candidates)
     with console.stage("fitting gates and laying the path"):
-        gated = gate_options(surveyed, original, candidates.chosen, observed, splits.fit, claim, settings)
+        seen = studied.activations
+        gated = gate_options(surveyed, original, candidates.chosen, seen, splits.fit, claim, settings)
     with console.stage("certifying"):
         levels = _certified_levels(gated, splits, claim)
     with console.stage("building and verifying"):

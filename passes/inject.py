@@ -19,11 +19,12 @@ from skipc.passes.base import copied, opset_of
 from skipc.passes.builder import Builder, Fragment
 from skipc.passes.flow import Flow, NodeSet, members, node_inputs, node_set
 from skipc.passes.gate import write_gate
+from skipc.passes.narrow import Hidden, constants_of, find_hidden, narrowed
 from skipc.passes.normalize import copied_node, sort_nodes
 from skipc.passes.regions import CONVOLUTION_OPS
 from skipc.passes.surrogate import write_bypass
 from skipc.runtime import names
-from skipc.runtime.plan import Block, Region
+from skipc.runtime.plan import Array, Block, Region
 
 _Named = TypeVar("_Named", onnx.TensorProto, onnx.ValueInfoProto)
 
@@ -108,9 +109,8 @@ class InjectGates:
     def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Return the gated copy."""
         model = copied(model)
-        flow = Flow.of(model.graph)
-        cut = _Cut(model, flow, {node.name: i for i, node in enumerate(flow.nodes)})
-        inside = cut.inside([block.region for block in self.blocks])
+        cut = _Cut.of(model, self.blocks)
+        inside = cut.inside(self.blocks)
         placed: list[tuple[float, onnx.NodeProto]] = []
         _place(model, placed, self.window.add_to(model, len(self.blocks)), FIRST)
         for gate, block in enumerate(self.blocks):
@@ -128,9 +128,8 @@ class ReplaceRegions:
     def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Return the copy without the regions."""
         model = copied(model)
-        flow = Flow.of(model.graph)
-        cut = _Cut(model, flow, {node.name: i for i, node in enumerate(flow.nodes)})
-        inside = cut.inside([block.region for block in self.blocks])
+        cut = _Cut.of(model, self.blocks)
+        inside = cut.inside(self.blocks)
         placed: list[tuple[float, onnx.NodeProto]] = []
         for block in self.blocks:
             cut.replace_statically(block, placed)
@@ -166,10 +165,19 @@ class _Cut:
     model: onnx.ModelProto
     flow: Flow
     position: Mapping[str, int]
+    constants: Mapping[str, Array]
 
-    def inside(self, regions: Sequence[Region]) -> tuple[NodeSet, ...]:
-        """All that moves into the branches, region by region; refuses overlapping regions."""
-        found = tuple(self._moved(region) for region in regions)
+    @classmethod
+    def of(cls, model: onnx.ModelProto, blocks: Sequence[Block]) -> _Cut:
+        """Prepare to cut; the arrays of constants are read only where a narrow bypass needs them."""
+        flow = Flow.of(model.graph)
+        narrow = any(block.bypass.kind == "narrow" for block in blocks)
+        constants = constants_of(model.graph) if narrow else {}
+        return cls(model, flow, {node.name: i for i, node in enumerate(flow.nodes)}, constants)
+
+    def inside(self, blocks: Sequence[Block]) -> tuple[NodeSet, ...]:
+        """All that moves into the branches, block by block; refuses overlapping regions."""
+        found = tuple(self._moved(block) for block in blocks)
         seen = 0
         for nodes in found:
             if seen & nodes:
@@ -180,10 +188,12 @@ class _Cut:
     def _set(self, node_names: Iterable[str]) -> NodeSet:
         return node_set(self.position[name] for name in node_names)
 
-    def _moved(self, region: Region) -> NodeSet:
-        """A region's nodes, and the constant nodes that only its inside reads (its tail is needed by both branches)."""
-        nodes = self._set(region.nodes)
-        readers = nodes & ~self._set(region.tail)
+    def _moved(self, block: Block) -> NodeSet:
+        """A region's nodes, and the constant nodes that only nodes read of which the bypass has no copy."""
+        nodes = self._set(block.region.nodes)
+        readers = nodes & ~self._set(block.region.tail)
+        if block.bypass.kind == "narrow":
+            readers &= ~self._hidden(block.region).nodes
         feeding = self.flow.union(self.flow.ancestors, members(nodes)) & ~self.flow.live
         for i in sorted(members(feeding), reverse=True):
             read_by = node_set(self._readers(i))
@@ -203,7 +213,7 @@ class _Cut:
         builder = Builder(names.gate(region.name), opset)
         write_gate(builder, region, block.gate, limits_name(gate))
         _place(self.model, placed, builder.fragment(), self.flow.producer.get(region.entry, FIRST) + 0.5)
-        moved = self._moved(region)
+        moved = self._moved(block)
         node = helper.make_node("If", [names.gate(region.name)], [region.exit], name=names.block(region.name))
         node.attribute.append(helper.make_attribute("then_branch", self._bypass_branch(block, opset)))
         node.attribute.append(helper.make_attribute("else_branch", self._full_branch(region, moved)))
@@ -237,20 +247,36 @@ class _Cut:
         """The nodes of a bypass with a copy of the region's tail; they write the value `names.bypass`."""
         region, prefix = block.region, names.bypass(block.region.name)
         builder = Builder(prefix, opset)
-        result = write_bypass(builder, region, block.bypass)
+        first, tensors, hidden = self._narrowed(block)
+        result = write_bypass(builder, region, block.bypass, hidden)
         if not region.tail or block.bypass.kind == "identity":
             builder.op("Identity", [result], output=prefix)
-            return builder.fragment()
+            fragment = builder.fragment()
+            return Fragment((*first, *fragment.nodes), (*tensors, *fragment.initializers))
         inside = [self.flow.nodes[self.position[name]] for name in region.tail]
         new = {region.merge: result, region.exit: prefix}
         new |= {name: f"{prefix}/tail/{name}" for node in inside for name in node.output if name and name not in new}
         fragment = builder.fragment()
         tail = [_renamed(node, new, f"{prefix}/tail") for node in inside]
-        return Fragment((*fragment.nodes, *tail), fragment.initializers)
+        return Fragment((*first, *fragment.nodes, *tail), (*tensors, *fragment.initializers))
+
+    def _narrowed(self, block: Block) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]:
+        """The hidden layer of a narrow bypass; nothing for other kinds."""
+        if block.bypass.kind != "narrow":
+            return [], [], ""
+        hidden = self._hidden(block.region)
+        units = block.bypass.arrays["units"]
+        return narrowed(self.flow, self.constants, hidden, units, names.bypass(block.region.name))
+
+    def _hidden(self, region: Region) -> Hidden:
+        found = find_hidden(self.flow, self.constants, region)
+        if found is None:
+            raise ValueError(f"region {region.name} has no hidden layer to narrow")
+        return found
 
     def replace_statically(self, block: Block, placed: list[tuple[float, onnx.NodeProto]]) -> None:
         """Add a region's bypass in its place, without gate or `If`."""
-        region, moved = block.region, self._moved(block.region)
+        region, moved = block.region, self._moved(block)
         fragment = self._bypass(block, opset_of(self.model))
         nodes = tuple(_renamed(node, {names.bypass(region.name): region.exit}) for node in fragment.nodes)
         _place(self.model, placed, Fragment(nodes, fragment.initializers), float(next(members(moved))))

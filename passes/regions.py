@@ -175,7 +175,7 @@ class _Search:
             tail = grown
             leaving = self._leaving(tail, item.merge)
             value = leaving[0] if leaving else value
-            if len(leaving) == 1 and self.types.get(value) == self.types[item.merge]:
+            if len(leaving) == 1 and value != best.exit and self.types.get(value) == self.types[item.merge]:
                 best = replace(item, exit=value, nodes=item.nodes | tail, tail=tail)
         return best
 

@@ -8,6 +8,7 @@ x is the entry value with C channels; parameters are float32 and are emitted in 
 | affine | scale * x + shift, per channel |
 | low-rank | x + (x · down) · up + shift |
 | linear | x · weight + shift |
+| narrow | x · weight + h · down + shift, h being what is left of the block's own hidden layer |
 
 In channels-first regions the products are 1x1 convolutions.
 """
@@ -19,12 +20,19 @@ import numpy as np
 from skipc.passes.builder import Builder, as_type
 from skipc.runtime.plan import Array, Bypass, Region
 
-KINDS = ("identity", "affine", "low-rank", "linear")
+KINDS = ("identity", "affine", "low-rank", "linear", "narrow")
 """All kinds of bypass, from cheap to dear."""
 
 
-def write_bypass(builder: Builder, region: Region, bypass: Bypass) -> str:
-    """Add the nodes of a bypass, up to the merge, and return the name of their result."""
+def write_bypass(builder: Builder, region: Region, bypass: Bypass, hidden: str = "") -> str:
+    """Add the nodes of a bypass, up to the merge, and return the name of their result.
+
+    Args:
+        builder: collects the nodes.
+        region: whose entry value is read.
+        bypass: what to write.
+        hidden: name of the kept hidden activations of a narrow bypass.
+    """
     arrays = bypass.arrays
     if bypass.kind == "identity":
         return region.entry
@@ -33,6 +41,11 @@ def write_bypass(builder: Builder, region: Region, bypass: Bypass) -> str:
         return builder.op("Add", [scaled, _per_channel(builder, region, arrays["shift"])])
     if bypass.kind == "linear":
         return _product(builder, region, region.entry, arrays["weight"], arrays["shift"])
+    if bypass.kind == "narrow":
+        direct = _product(builder, region, region.entry, arrays["weight"], arrays["shift"])
+        return builder.op(
+            "Add", [direct, _product(builder, region, hidden, arrays["down"], None, len(arrays["units"]))]
+        )
     narrow = _product(builder, region, region.entry, arrays["down"], None)
     return builder.op("Add", [region.entry, _product(builder, region, narrow, arrays["up"], arrays["shift"])])
 
@@ -46,18 +59,22 @@ def _per_channel(builder: Builder, region: Region, values: Array) -> str:
     return builder.constant(*_typed(values.reshape(values.shape + (1,) * behind), region))
 
 
-def _product(builder: Builder, region: Region, value: str, weight: Array, shift: Array | None) -> str:
+def _product(builder: Builder, region: Region, value: str, weight: Array, shift: Array | None, inputs: int = 0) -> str:
+    """Value · weight + shift; in channels-first regions weight may hold several taps for each of its inputs."""
     if not _is_last(region):
-        return _convolution(builder, region, value, weight, shift)
+        return _convolution(builder, region, value, weight, shift, inputs or len(weight))
     product = builder.op("MatMul", [value, builder.constant(*_typed(weight, region))])
     return product if shift is None else builder.op("Add", [product, builder.constant(*_typed(shift, region))])
 
 
-def _convolution(builder: Builder, region: Region, value: str, weight: Array, shift: Array | None) -> str:
-    ones = (1,) * (len(region.dims) - 2)
-    kernel = builder.constant(*_typed(weight.T.reshape(weight.shape[::-1] + ones), region))
+def _convolution(builder: Builder, region: Region, value: str, weight: Array, shift: Array | None, inputs: int) -> str:
+    """A convolution with a square kernel, as large as the taps say, that keeps the extent."""
+    axes = len(region.dims) - 2
+    extent = round((len(weight) // inputs) ** (1 / axes))
+    kernel = builder.constant(*_typed(weight.T.reshape(weight.shape[1], inputs, *(extent,) * axes), region))
     bias = [] if shift is None else [builder.constant(*_typed(shift, region))]
-    return builder.op("Conv", [value, kernel, *bias], kernel_shape=list(ones))
+    pads = [extent // 2] * 2 * axes
+    return builder.op("Conv", [value, kernel, *bias], kernel_shape=[extent] * axes, pads=pads)
 
 
 def _typed(values: Array, region: Region) -> tuple[Array, np.dtype]:

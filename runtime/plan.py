@@ -71,10 +71,12 @@ class Bypass:
     """What runs in place of a region: an approximation of its value at `merge`, followed by a copy of its tail.
 
     Attributes:
-        kind: ``identity``, ``affine``, ``low-rank`` or ``linear``.
+        kind: ``identity``, ``affine``, ``low-rank``, ``linear`` or ``narrow``.
         arrays: float32 parameters by name; C channels, rank r:
             affine ``scale`` [C], ``shift`` [C]; linear ``weight`` [C, C], ``shift`` [C];
-            low-rank ``down`` [C, r], ``up`` [r, C], ``shift`` [C]; identity none (and no tail: the entry itself).
+            low-rank ``down`` [C, r], ``up`` [r, C], ``shift`` [C]; narrow, for u hidden units kept with t taps each,
+            ``units`` int64 [u], ``weight`` [C, C], ``down`` [u * t, C], ``shift`` [C]; identity none, and no tail
+            either: the entry itself.
     """
 
     kind: str

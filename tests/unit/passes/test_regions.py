@@ -233,3 +233,12 @@ def test_a_subgraph_that_reads_the_inside_keeps_the_region_closed() -> None:
     chosen = net.node("If", condition, then_branch=branch, else_branch=other)
     network = rows(net, net.node("Add", merged, chosen))
     assert rejections(network)["merge"].rule == "value-escapes"
+
+
+def test_a_reader_whose_result_nobody_uses_is_no_tail() -> None:
+    net = Net()
+    value = net.linear("x", 8, 8)
+    merged = net.node("Add", value, net.linear(value, 8, 8))
+    net.node("Neg", merged, name="dead")
+    (found,) = blocks(rows(net, net.linear(merged, 8, 8)))
+    assert (found.exit, found.tail) == (merged, ())

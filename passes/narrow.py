@@ -1,0 +1,238 @@
+"""Narrow a block: the same block with fewer hidden units.
+
+A block with a hidden layer ends in a projection h · W. Everything between the projections that make h and this last one
+works on each hidden unit (neuron or channel) by itself, so that keeping a subset of units means slicing weights. What
+the last projection does with the kept units is fitted anew, and not the concern of this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from skipc.passes.flow import Flow, NodeSet, members
+from skipc.passes.normalize import copied_node
+from skipc.runtime.plan import Array, Region
+
+UNITWISE = frozenset(
+    """
+    Abs Add Cast Ceil Celu Clip Div Dropout Elu Erf Exp FastGelu Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max
+    Min Mish Mul Neg Pad Pow QuickGelu Relu Selu Sigmoid Softplus Sqrt Sub Swish Tanh ThresholdedRelu
+    """.split()  # noqa: SIM905
+)
+"""Operators that treat every hidden unit by itself, given that the number of units stays what it is."""
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """The hidden layer of a region.
+
+    Attributes:
+        value: name of its activations, with the units along the region's channel axis.
+        units: how many there are.
+        projection: position of the node that reads them last.
+        nodes: positions of the nodes from the region's entry to the activations.
+        slices: for each constant among them that has an extent of its own for every unit, the axis of the units.
+    """
+
+    value: str
+    units: int
+    projection: int
+    nodes: NodeSet
+    slices: Mapping[str, int] = field(default_factory=dict)
+
+    def kernel(self, flow: Flow) -> tuple[int, ...]:
+        """Extents of the last projection's kernel; empty for a matrix product."""
+        node = flow.nodes[self.projection]
+        return tuple(_attribute(node, "kernel_shape", ())) if node.op_type == "Conv" else ()
+
+
+class _NotNarrowableError(Exception):
+    """The region has no hidden layer that can be sliced."""
+
+
+def find_hidden(flow: Flow, constants: Mapping[str, Array], region: Region) -> Hidden | None:
+    """The hidden layer of a region; None where it has none that can be narrowed.
+
+    Args:
+        flow: of the normalised model.
+        constants: arrays by value name, of initializers and constant nodes.
+        region: to look at.
+    """
+    try:
+        return _Slicer(flow, constants, region).hidden()
+    except _NotNarrowableError:
+        return None
+
+
+def constants_of(graph: onnx.GraphProto) -> dict[str, Array]:
+    """Arrays of all initializers and constant nodes, by value name."""
+    found = {item.name: item for item in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            found[node.output[0]] = node.attribute[0].t
+    return {name: numpy_helper.to_array(item) for name, item in found.items()}
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    found = [onnx.helper.get_attribute_value(item) for item in node.attribute if item.name == name]
+    return found[0] if found else default
+
+
+class _Slicer:
+    """Walks back from a region's last projection and notes which constants to slice."""
+
+    def __init__(self, flow: Flow, constants: Mapping[str, Array], region: Region) -> None:
+        self._flow = flow
+        self._constants = constants
+        self._region = region
+        position = {node.name: i for i, node in enumerate(flow.nodes)}
+        self._inside = {position[name] for name in region.nodes}
+        self._last_axis = region.channel_axis == len(region.dims) - 1
+        self._slices: dict[str, int] = {}
+        self._units = 0
+        self._seen: set[str] = set()
+
+    def hidden(self) -> Hidden:
+        projection = self._last_projection()
+        node = self._flow.nodes[projection]
+        value = node.input[0]
+        self._units = self._weight(node).shape[self._input_axis(node)]
+        self._slice(value)
+        ancestors = self._flow.ancestors[self._flow.producer[value]] & self._flow.reached_from(self._region.entry)
+        return Hidden(value, self._units, projection, ancestors, dict(self._slices))
+
+    def _last_projection(self) -> int:
+        """The only node with a weight matrix that the merge is reached from without another one between."""
+        merge = self._flow.producer[self._region.merge]
+        waiting, found = [merge], set()
+        while waiting:
+            for name in self._flow.data_inputs(waiting.pop()):
+                made_by = self._flow.producer.get(name)
+                if name == self._region.entry or made_by is None or made_by not in self._inside:
+                    continue
+                if self._is_projection(made_by):
+                    found.add(made_by)
+                else:
+                    waiting.append(made_by)
+        if len(found) != 1:
+            raise _NotNarrowableError
+        projection = found.pop()
+        if self._flow.nodes[projection].op_type == "Conv":
+            self._require_same_extent(self._flow.nodes[projection])
+        return projection
+
+    def _is_projection(self, position: int) -> bool:
+        node = self._flow.nodes[position]
+        if node.op_type == "Conv":
+            return node.input[1] in self._constants and _attribute(node, "group", 1) == 1
+        return node.op_type in ("MatMul", "Gemm") and self._constants.get(node.input[1], np.zeros(0)).ndim == 2
+
+    def _require_same_extent(self, node: onnx.NodeProto) -> None:
+        """The refitted projection reads the same places, which is only written for stride and dilation 1."""
+        kernel = self._weight(node).shape[2:]
+        pads = tuple((extent - 1) // 2 for extent in kernel) * 2
+        plain = _attribute(node, "auto_pad", b"NOTSET") in (b"NOTSET", b"") and all(extent % 2 for extent in kernel)
+        ones = (*_attribute(node, "strides", ()), *_attribute(node, "dilations", ()))
+        if not plain or set(ones) - {1} or tuple(_attribute(node, "pads", (0,) * len(pads))) != pads:
+            raise _NotNarrowableError
+
+    def _weight(self, node: onnx.NodeProto) -> Array:
+        return self._constants[node.input[1]]
+
+    def _input_axis(self, node: onnx.NodeProto) -> int:
+        """Axis of a projection's weight along which its inputs lie."""
+        return 1 if node.op_type == "Conv" or self._transposed(node) else 0
+
+    @staticmethod
+    def _transposed(node: onnx.NodeProto) -> bool:
+        return node.op_type == "Gemm" and bool(_attribute(node, "transB", 0))
+
+    def _slice(self, value: str) -> None:
+        """Note what must be sliced for a value to hold the kept units only."""
+        if value in self._seen:
+            return
+        self._seen.add(value)
+        made_by = self._flow.producer.get(value)
+        if made_by is None or made_by not in self._inside:
+            raise _NotNarrowableError
+        node = self._flow.nodes[made_by]
+        if self._is_projection(made_by):
+            self._slice_constant(node.input[1], 1 - self._input_axis(node))
+            self._slice_biases(node)
+        elif node.op_type == "Conv" and _attribute(node, "group", 1) == self._units == len(self._weight(node)):
+            self._slice_constant(node.input[1], 0)
+            self._slice_biases(node)
+            self._slice(node.input[0])
+        elif node.op_type in UNITWISE:
+            self._slice_operands(node)
+        else:
+            raise _NotNarrowableError
+
+    def _slice_biases(self, node: onnx.NodeProto) -> None:
+        for name in node.input[2:]:
+            if name and name in self._constants and self._constants[name].ndim:
+                self._slice_constant(name, self._constants[name].ndim - 1)
+
+    def _slice_operands(self, node: onnx.NodeProto) -> None:
+        if node.op_type in ("Pad", "Clip", "Dropout"):
+            self._slice(node.input[0])
+            return
+        for name in node.input:
+            if name and not self._flow.is_constant(name):
+                self._slice(name)
+            elif name:
+                self._slice_broadcast(name)
+
+    def _slice_broadcast(self, name: str) -> None:
+        """A constant operand: sliced where it has an extent for every unit, kept where it is the same for all."""
+        if name not in self._constants:
+            raise _NotNarrowableError
+        shape = self._constants[name].shape
+        axis = len(shape) - (len(self._region.dims) - self._region.channel_axis)
+        if axis >= 0 and shape[axis] != 1:
+            self._slice_constant(name, axis)
+
+    def _slice_constant(self, name: str, axis: int) -> None:
+        if name not in self._constants or self._constants[name].shape[axis] != self._units:
+            raise _NotNarrowableError
+        if self._slices.setdefault(name, axis) != axis:
+            raise _NotNarrowableError
+
+
+def narrowed(
+    flow: Flow, constants: Mapping[str, Array], hidden: Hidden, units: NDArray[np.int64], prefix: str
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]:
+    """Copies of the nodes that make the hidden activations, for these units only.
+
+    Returns:
+        the nodes, the sliced constants, and the name of the activations.
+    """
+    inside = [flow.nodes[i] for i in members(hidden.nodes)]
+    new = {name: f"{prefix}/{name}" for node in inside for name in node.output if name}
+    sliced = {name: f"{prefix}/{name}" for name in hidden.slices}
+    tensors = [
+        numpy_helper.from_array(np.ascontiguousarray(constants[name].take(units, axis=axis)), sliced[name])
+        for name, axis in hidden.slices.items()
+    ]
+    nodes = []
+    for node in inside:
+        copy = copied_node(node)
+        copy.input[:] = [new.get(name, sliced.get(name, name)) for name in node.input]
+        copy.output[:] = [new.get(name, name) for name in node.output]
+        copy.name = f"{prefix}/{node.name}"
+        _set_group(copy, hidden.units, len(units))
+        nodes.append(copy)
+    return nodes, tensors, new[hidden.value]
+
+
+def _set_group(node: onnx.NodeProto, before: int, after: int) -> None:
+    for item in node.attribute:
+        if node.op_type == "Conv" and item.name == "group" and item.i == before and before > 1:
+            item.i = after
