@@ -1,13 +1,13 @@
 # The commands of a working day. `make` alone lists them.
 
 PYTHON ?=
-PYTEST_ARGS ?= -m "not network"
+PYTEST_ARGS ?= -m "not network" -r s
 
 VENV := .venv
 BIN := $(VENV)/bin
 LIGHT := $(VENV)/.light.stamp
 FULL := $(VENV)/.full.stamp
-TEST_EXTRAS := cpu,text,images,gradients,dev
+TEST_EXTRAS := cpu,text,images,gradients,models,dev
 DEMO := models/demo
 MIN_PYTHON := import sys; sys.exit(sys.version_info < (3, 11))
 

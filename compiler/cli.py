@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from skipc.compiler.console import NORMAL, QUIET, VERBOSE, Console
 from skipc.compiler.settings import BYPASSES, GRANULARITIES, IMPACTS
-from skipc.runtime.errors import SkipcError
+from skipc.runtime.errors import InputError, InternalError, SkipcError
 
 Command = Callable[..., Any]
 
-EXIT_BUG = 3
 EXIT_INTERRUPTED = 130
 
 
@@ -42,7 +44,40 @@ batch_option = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Program(click.Group):
+    """The verbs; wrong usage is reported as every other error is, with code, hint and, where asked for, JSON."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
+        """Parse the arguments, run a verb and exit."""
+        words = list(sys.argv[1:] if args is None else args)
+        try:
+            sys.exit(super().main(words, prog_name, **{**extra, "standalone_mode": False}))
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            _fail(_usage_error(error), Console(), as_json=_wants_json(words))
+        except (KeyboardInterrupt, click.Abort):
+            _interrupted(as_json=_wants_json(words))
+        except OSError as error:
+            # Whoever read our output has closed it, as `head` does.
+            if error.errno != errno.EPIPE:
+                raise
+            sys.exit(1)
+
+
+def _usage_error(error: click.ClickException) -> InputError:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "skipc"
+    what = " ".join(error.format_message().split()).rstrip(".")
+    return InputError("usage", what[:1].lower() + what[1:], where=command, hint=f"`{command} --help` lists the options")
+
+
+def _wants_json(words: Sequence[str]) -> bool:
+    return "--output-format=json" in words or ("--output-format", "json") in pairwise(words)
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="skipc")
 def cli() -> None:
     """Compile trained ONNX networks so that they skip the blocks an input does not need."""
@@ -124,21 +159,33 @@ def _run(verb: Command, options: dict[str, Any]) -> None:
     try:
         result, text = verb(console, **options)
     except SkipcError as error:
-        if as_json:
-            click.echo(json.dumps({"schema": 1, "ok": False, "error": error.as_json()}, sort_keys=True))
-        console.error(error)
-        sys.exit(error.exit_code)
+        _fail(error, console, as_json=as_json)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; nothing was written", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        _interrupted(as_json=as_json)
     except Exception as error:
-        click.echo(f"internal error: {type(error).__name__}: {error}", err=True)
-        click.echo("hint: this is a bug of skipc; run again with -v and report it with the traceback", err=True)
+        hint = "this is a bug of skipc; run again with -v and report it with the traceback"
+        bug = InternalError("internal", f"{type(error).__name__}: {error}", hint=hint)
         if verbose:
-            raise
-        sys.exit(EXIT_BUG)
+            traceback.print_exc()
+        _fail(bug, console, as_json=as_json)
     click.echo(json.dumps({"schema": 1, **result}, sort_keys=True, allow_nan=False) if as_json else text)
     sys.exit(0 if result.get("ok", True) else 1)
+
+
+def _fail(error: SkipcError, console: Console, *, as_json: bool) -> NoReturn:
+    """Print an error and exit with its code."""
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "ok": False, "error": error.as_json()}, sort_keys=True))
+    console.error(error)
+    sys.exit(error.exit_code)
+
+
+def _interrupted(*, as_json: bool) -> NoReturn:
+    error = SkipcError("interrupted", "interrupted; nothing was written")
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "ok": False, "error": error.as_json()}, sort_keys=True))
+    click.echo(error.what, err=True)
+    sys.exit(EXIT_INTERRUPTED)
 
 
 def main() -> None:

@@ -139,7 +139,8 @@ def details_json(compiled: Compiled, output: str, seconds: float) -> Json:
     """Everything: what the page shows, and what it carries inside."""
     measured, candidates = compiled.measured, compiled.candidates
     fits = compiled.gate_fits
-    shares = measured.run_share if measured else (1.0,) * len(compiled.plan.blocks)
+    # What is built from a plan is not run: its share is that of the data which the gates were fitted on.
+    shares = measured.run_share if measured else tuple(1.0 - block.open_share for block in compiled.plan.blocks)
     return {
         "schema": SCHEMA,
         **compile_json(compiled, output, seconds),
@@ -185,17 +186,12 @@ def compile_text(details: Mapping[str, Any]) -> str:
         return "\n".join(
             [*lines, "every gate is shut and nothing is certified", "next: skipc compile MODEL --data DATA"]
         )
-    speedup, static = details["speedup"], details["static_speedup"]
-    lines.append(
-        f"{speedup['median']:.2f}x faster ({speedup['low']:.2f} to {speedup['high']:.2f}), "
-        f"{details['time_share_skipped']:.0%} of the time bypassed"
-        + (f"; the same bypasses without gates: {static['median']:.2f}x" if static else "")
-    )
+    lines += _speed_text(details)
     lines.append(
         f"certified: mean {certificate['loss']} at most {certificate['limit']:g} with confidence "
         f"{certificate['confidence']:g} ({certificate['samples']} samples, {certificate['test']} test)"
     )
-    for name, item in details["verification"].items():
+    for name, item in (details["verification"] or {}).items():
         lines.append(f"on the test split of {name}: mean {item['mean']:.4g}, {item['samples']} samples")
     lines += table(
         ("block", "bypass", "runs in full", "time share", "impact alone"),
@@ -205,6 +201,18 @@ def compile_text(details: Mapping[str, Any]) -> str:
         ],
     )
     return "\n".join(lines)
+
+
+def _speed_text(details: Mapping[str, Any]) -> list[str]:
+    """How fast the model is; building from a plan measures nothing."""
+    speedup, static = details["speedup"], details["static_speedup"]
+    if speedup is None:
+        return ["built from the plan, not measured again; next: skipc verify, skipc bench"]
+    line = (
+        f"{speedup['median']:.2f}x faster ({speedup['low']:.2f} to {speedup['high']:.2f}), "
+        f"{details['time_share_skipped']:.0%} of the time bypassed"
+    )
+    return [line + (f"; the same bypasses without gates: {static['median']:.2f}x" if static else "")]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
