@@ -1,7 +1,7 @@
 """What the survey finds in a few networks, as it was when a person last looked at it.
 
-A difference is a change of behaviour: names of regions go into plans, reports and `--exclude`. If it is meant, write the
-files again and read the difference before committing it:
+A difference is a change of behaviour: names of regions go into plans, reports and `--exclude`. If it is meant, write
+the files again and read the difference before committing it:
 
     SKIPC_REGENERATE=1 python -m pytest tests/golden
 """
