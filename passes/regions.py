@@ -15,7 +15,7 @@ from itertools import count
 
 import onnx
 
-from skipc.passes.flow import Flow, NodeSet, members
+from skipc.passes.flow import Flow, NodeSet, members, subgraphs
 from skipc.runtime.plan import Dim, Region
 
 ATTENTION_OPS = frozenset({"Softmax", "Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention"})
@@ -182,7 +182,9 @@ class _Search:
     def _light_extension(self, item: _Candidate, tail: NodeSet) -> bool:
         inside = {item.merge} | {name for i in members(tail) for name in self.flow.nodes[i].output}
         fed = all(name in inside for i in members(tail) for name in self.flow.data_inputs(i))
-        return fed and not self._has_weights(tail)
+        # Both branches hold the tail, under new names, and names inside a subgraph are not rewritten.
+        plain = not any(tuple(subgraphs(self.flow.nodes[i])) for i in members(tail))
+        return fed and plain and not self._has_weights(tail)
 
     def _leaving(self, tail: NodeSet, merge: str) -> tuple[str, ...]:
         """Values that nodes outside the tail still read, in order of the earliest such reader."""

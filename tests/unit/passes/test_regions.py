@@ -242,3 +242,18 @@ def test_a_reader_whose_result_nobody_uses_is_no_tail() -> None:
     net.node("Neg", merged, name="dead")
     (found,) = blocks(rows(net, net.linear(merged, 8, 8)))
     assert (found.exit, found.tail) == (merged, ())
+
+
+def test_a_node_with_subgraphs_is_no_tail() -> None:
+    net = Net()
+    value = net.linear("x", 8, 8)
+    merged = net.node("Add", value, net.linear(value, 8, 8))
+    branches = {
+        f"{name}_branch": onnx.helper.make_graph(
+            [onnx.helper.make_node(op_type, [merged], [name])], name, [], [net.tensor(name, "batch", 8)]
+        )
+        for name, op_type in (("then", "Neg"), ("else", "Abs"))
+    }
+    condition = net.node("Constant", value=onnx.helper.make_tensor("always", onnx.TensorProto.BOOL, [], [True]))
+    (found,) = blocks(rows(net, net.node("If", condition, **branches)))
+    assert (found.exit, found.tail) == (merged, ())
