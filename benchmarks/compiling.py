@@ -1,0 +1,49 @@
+"""One compilation in a process of its own, so that its peak memory can be told; `benchmarks.workbench` starts it.
+
+It does what `skipc compile` does and keeps the alternative without gates as well, which the command line only times.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.machine import peak_memory_mib
+from skipc.compiler.build import serialized
+from skipc.compiler.console import Console
+from skipc.compiler.data import input_specs, load_dataset
+from skipc.compiler.pipeline import compile_model
+from skipc.compiler.report import details_json
+from skipc.compiler.settings import Settings
+from skipc.compiler.source import load_model
+from skipc.runtime.errors import SkipcError
+
+
+def main(work: str) -> int:
+    """Compile as the JSON object `work` says; the exit code is that of `skipc compile`."""
+    start = time.perf_counter()
+    job, console = json.loads(work), Console()
+    folder = Path(job["folder"])
+    try:
+        source = load_model(Path(job["model"]))
+        datasets = [load_dataset(spec, input_specs(source.model)) for spec in job["data"]]
+        compiled = compile_model(source, datasets, Settings(**job["options"]), console)
+    except SkipcError as error:
+        console.error(error)
+        return error.exit_code
+    seconds = time.perf_counter() - start
+    memory = peak_memory_mib()
+    (folder / "compiled.onnx").write_bytes(serialized(compiled.model))
+    if compiled.static is not None:
+        (folder / "static.onnx").write_bytes(serialized(compiled.static.model(compiled.surveyed.model)))
+    details = details_json(compiled, "compiled.onnx", seconds)
+    measured = {"details": details, "seconds": seconds, "peak_memory_mib": memory}
+    # Last, since its presence says that the others are whole.
+    (folder / "measured.json").write_text(json.dumps(measured), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,15 @@
+"""The benchmarks by name, in the order in which they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from benchmarks import demo, help_time, minilm, overhead
+from benchmarks.workbench import Json, Workbench
+
+BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
+    "help": help_time.run,
+    "demo": demo.run,
+    "minilm": minilm.run,
+    "overhead": overhead.run,
+}
