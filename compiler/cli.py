@@ -47,11 +47,12 @@ batch_option = click.option(
 class Program(click.Group):
     """The verbs; wrong usage is reported as every other error is, with code, hint and, where asked for, JSON."""
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
-        """Parse the arguments, run a verb and exit."""
-        words = list(sys.argv[1:] if args is None else args)
+    def main(self, *args: Any, **options: Any) -> NoReturn:
+        """Parse the arguments, run a verb and exit; takes what `click.Group.main` takes."""
+        given = args[0] if args else options.get("args")
+        words = list(sys.argv[1:] if given is None else given)
         try:
-            sys.exit(super().main(words, prog_name, **{**extra, "standalone_mode": False}))
+            sys.exit(super().main(*args, **{**options, "standalone_mode": False}))
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(error.exit_code)

@@ -22,7 +22,9 @@ from skipc.compiler.survey import Surveyed
 from skipc.runtime.plan import Block
 from skipc.runtime.session import Session
 
-PATH_UNITS = 800
+PATH_UNITS = {True: 800, False: 300}
+"""Units of *fit* that steps are tried on, for binary losses and for others: rare errors need more to be seen."""
+
 HEADROOM = 1.25
 """Gates that only open beyond this multiple of the limit are left out of the file."""
 
@@ -99,7 +101,7 @@ def _with_path(
     )
     session = instrument(surveyed.model, measured)
     scores = run_gated(session, shut(len(blocks)), judged, claim.loss).unit_scores
-    few = judged.first(PATH_UNITS)
+    few = judged.first(PATH_UNITS[claim.loss.binary])
     offer = Offer(scores.T.astype(np.float64), losses[1], costs.saved, costs.gate)
     trial = Trial(
         run=lambda window: run_gated(session, window, few, claim.loss),

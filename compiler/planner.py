@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from skipc.compiler.loss import Losses
 from skipc.compiler.running import Outcome, Window
 
-SHARES = (0.25, 0.5, 0.75, 0.9)
+SHARES = (0.25, 0.5, 0.75)
 """Shares of *fit* for which a gate may open; beyond the last one the block is bypassed always, without a gate."""
 
 NEVER, ALWAYS = float("-inf"), float("inf")
@@ -26,7 +26,7 @@ SMALLEST_LOSS = 1e-6
 REACH = 1.5
 """A path goes on to this multiple of the limit: *calibrate* may be kinder than *fit*, but not by more than that."""
 
-TRIES = 3
+TRIES = 2
 """Steps measured before one is taken, where measuring shows the first to be worth less than predicted."""
 
 
