@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     work = REPOSITORY / "build" / "benchmarks"
     out = options.out or (work / "quick" if options.quick else REPOSITORY / "benchmarks" / "results")
-    bench = Workbench(REPOSITORY, work, options.quick, options.reuse, _say)
+    bench = Workbench(REPOSITORY, work / "quick" if options.quick else work, options.quick, options.reuse, _say)
     out.mkdir(parents=True, exist_ok=True)
     failed = [name for name in options.names or BENCHMARKS if not _measure(name, bench, out)]
     if failed:

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from skipc.passes.stamp import plan_of
 from skipc.runtime.plan import Plan
 
 Json = dict[str, Any]
+
+QUICK_OPTIONS: Mapping[str, Any] = {"bypass": "linear", "risk": 0.2}
+"""What smoke tests compile with: few measurements, and a risk at which something is gained even in passing."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,8 @@ class Workbench:
             BenchmarkError: the compilation failed; in its own words.
         """
         if job.name not in self._made:
+            if self.quick:
+                job = replace(job, options={**job.options, **QUICK_OPTIONS})
             folder = self.folder / job.name
             if not (self.reuse and (folder / "measured.json").exists()):
                 self.say(f"compiling {job.name}")
