@@ -15,7 +15,7 @@ from skipc.compiler.build import serialized
 from skipc.compiler.console import Console
 from skipc.compiler.data import input_specs, load_dataset
 from skipc.compiler.pipeline import compile_model
-from skipc.compiler.report import details_json
+from skipc.compiler.report import compile_text, details_json
 from skipc.compiler.settings import Settings
 from skipc.compiler.source import load_model
 from skipc.runtime.errors import SkipcError
@@ -38,8 +38,9 @@ def main(work: str) -> int:
     (folder / "compiled.onnx").write_bytes(serialized(compiled.model))
     if compiled.static is not None:
         (folder / "static.onnx").write_bytes(serialized(compiled.static.model(compiled.surveyed.model)))
-    details = details_json(compiled, "compiled.onnx", seconds)
-    measured = {"details": details, "seconds": seconds, "peak_memory_mib": memory}
+    details = details_json(compiled, str(folder / "compiled.onnx"), seconds)
+    text = compile_text(details)
+    measured = {"details": details, "text": text, "seconds": seconds, "peak_memory_mib": memory}
     # Last, since its presence says that the others are whole.
     (folder / "measured.json").write_text(json.dumps(measured), encoding="utf-8")
     return 0

@@ -46,7 +46,12 @@ def compile_summary(built: Built) -> Json:
     """What the compilation promised and took."""
     names = ("certificate", "gates", "regions", "blocks", "static_blocks")
     kept = {name: built.details[name] for name in names}
-    return {**kept, "seconds": round(built.seconds, 1), "peak_memory_mib": round(built.peak_memory_mib)}
+    return {
+        **kept,
+        "text": built.text.splitlines(),
+        "seconds": round(built.seconds, 1),
+        "peak_memory_mib": round(built.peak_memory_mib),
+    }
 
 
 def _official(bench: Workbench, built: Built) -> Mapping[str, Dataset]:

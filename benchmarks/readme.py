@@ -1,4 +1,4 @@
-"""`python -m benchmarks.readme`: rewrite the table of results in the README from the files in benchmarks/results."""
+"""`python -m benchmarks.readme`: rewrite the README's results, and its run of the demo, from benchmarks/results."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-NONE = "–"
+RESULTS = REPOSITORY / "benchmarks" / "results"
+NONE = "none"
 
 Result = Mapping[str, Any]
 
@@ -19,17 +19,33 @@ def main() -> int:
     """Rewrite the README in place; the exit code is 1 where its markers are missing."""
     path = REPOSITORY / "README.md"
     text = path.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        print(f"error: the README needs one {BEGIN} and one {END} behind it", file=sys.stderr)
+    results = {item.stem: json.loads(item.read_text(encoding="utf-8")) for item in sorted(RESULTS.glob("*.json"))}
+    try:
+        text = _replaced(text, "results", "\n".join(_section(results)))
+        if "demo" in results:
+            text = _replaced(text, "demo", "\n".join(_demo_run(results["demo"]["results"])))
+    except ValueError as error:
+        print(f"error: {path.name}: {error}", file=sys.stderr)
         return 1
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    lines = "\n".join(_section(REPOSITORY / "benchmarks" / "results"))
-    path.write_text(f"{before}{BEGIN}\n{lines}\n{END}{after}", encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     return 0
 
 
-def _section(folder: Path) -> Iterator[str]:
-    results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+def _replaced(text: str, name: str, content: str) -> str:
+    """The text with other content between the two markers of a name."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"needs one {begin} and one {end} behind it")
+    return f"{text.split(begin)[0]}{begin}\n{content}\n{end}{text.split(end)[1]}"
+
+
+def _demo_run(result: Result) -> Iterator[str]:
+    """What the compilation of the demo printed."""
+    yield "    $ skipc compile models/demo/demo.onnx"
+    yield from (f"    {line}".rstrip() for line in result["compile"]["text"])
+
+
+def _section(results: Mapping[str, Result]) -> Iterator[str]:
     speeds = [name for name in ("demo", "minilm") if name in results]
     if speeds:
         yield from _speed_table({name: results[name]["results"] for name in speeds})
@@ -64,7 +80,7 @@ def _speedup(found: Result | None) -> str:
 
 
 def _quality_table(results: Mapping[str, Result]) -> Iterator[str]:
-    yield "| on data that the compiler never saw | samples | damage, static | damage, gated | accuracy: original, static, gated |"
+    yield "| on data never seen | samples | damage, static | damage, gated | accuracy: original, static, gated |"
     yield "|---|---|---|---|---|"
     for result in results.values():
         for name, row in result["quality"].items():
@@ -95,10 +111,10 @@ def _overhead_table(result: Result) -> Iterator[str]:
 def _origin(results: Mapping[str, Result]) -> str:
     """Machine and versions; of the result that was measured last, where they differ."""
     last = max(results.values(), key=lambda result: str(result["date"]))
-    machine, versions = last["machine"], last["versions"]
+    machine, version = last["machine"], last["versions"].get("onnxruntime", "?")
     return (
-        f"Measured on {machine['cores']} cores of {machine['cpu']} with ONNX Runtime {versions.get('onnxruntime', '?')} "
-        f"on the CPU, {last['date'][:10]}; [benchmarks](benchmarks/README.md) says how."
+        f"Measured on {machine['cores']} cores of {machine['cpu']} with ONNX Runtime {version} on the CPU, "
+        f"{last['date'][:10]}; [benchmarks](benchmarks/README.md) says how."
     )
 
 

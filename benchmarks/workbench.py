@@ -50,6 +50,7 @@ class Built:
         compiled: gated.
         static: the alternative without gates, None where there is none at this risk.
         details: the JSON of the compile report.
+        text: what `skipc compile` prints of it.
         seconds: wall-clock time of the compilation.
         peak_memory_mib: the most memory that its process held.
     """
@@ -58,6 +59,7 @@ class Built:
     compiled: onnx.ModelProto
     static: onnx.ModelProto | None
     details: Json
+    text: str
     seconds: float
     peak_memory_mib: float
 
@@ -111,18 +113,18 @@ class Workbench:
             folder = self.folder / job.name
             if not (self.reuse and (folder / "measured.json").exists()):
                 self.say(f"compiling {job.name}")
-                _compile(job, folder)
+                _compile(job, folder, self.repository)
             self._made[job.name] = _read(job, folder)
         return self._made[job.name]
 
 
-def _compile(job: Job, folder: Path) -> None:
+def _compile(job: Job, folder: Path, repository: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for left_over in folder.iterdir():
         left_over.unlink()
-    work = {**asdict(job), "model": str(job.model), "folder": str(folder)}
+    work = {**asdict(job), "model": str(job.model), "folder": str(folder.relative_to(repository))}
     command = [sys.executable, "-m", "benchmarks.compiling", json.dumps(work)]
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, check=False, cwd=repository)
     if done.returncode:
         raise BenchmarkError(f"compiling {job.name} failed with exit code {done.returncode}")
 
@@ -135,6 +137,7 @@ def _read(job: Job, folder: Path) -> Built:
         compiled=load_model(folder / "compiled.onnx").model,
         static=load_model(static).model if static.exists() else None,
         details=measured["details"],
+        text=measured["text"],
         seconds=measured["seconds"],
         peak_memory_mib=measured["peak_memory_mib"],
     )
