@@ -36,7 +36,7 @@ def _replaced(text: str, name: str, content: str) -> str:
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise ValueError(f"needs one {begin} and one {end} behind it")
-    return f"{text.split(begin)[0]}{begin}\n{content}\n{end}{text.split(end)[1]}"
+    return f"{text.split(begin, maxsplit=1)[0]}{begin}\n{content}\n{end}{text.split(end)[1]}"
 
 
 def _demo_run(result: Result) -> Iterator[str]:
