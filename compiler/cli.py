@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -14,12 +15,16 @@ from typing import Any, NoReturn
 import click
 
 from skipc.compiler.console import NORMAL, QUIET, VERBOSE, Console
-from skipc.compiler.settings import BYPASSES, GRANULARITIES, IMPACTS
 from skipc.runtime.errors import InputError, InternalError, SkipcError
 
 Command = Callable[..., Any]
 
 EXIT_INTERRUPTED = 130
+
+# The same as in `settings`, which takes long to import; a test compares them.
+BYPASSES = ("auto", "identity", "affine", "low-rank", "linear", "narrow")
+IMPACTS = ("ablation", "activation")
+GRANULARITIES = ("auto", "batch")
 
 
 def output_options(command: Command) -> Command:
@@ -61,9 +66,10 @@ class Program(click.Group):
         except (KeyboardInterrupt, click.Abort):
             _interrupted(as_json=_wants_json(words))
         except OSError as error:
-            # Whoever read our output has closed it, as `head` does.
             if error.errno != errno.EPIPE:
                 raise
+            # Whoever read our output has closed it, as `head` does; what Python still holds back fails once more.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
 
 
@@ -78,7 +84,7 @@ def _wants_json(words: Sequence[str]) -> bool:
     return "--output-format=json" in words or ("--output-format", "json") in pairwise(words)
 
 
-@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("skipc", cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="skipc")
 def cli() -> None:
     """Compile trained ONNX networks so that they skip the blocks an input does not need."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -38,34 +39,33 @@ class Console:
         if self.verbosity >= VERBOSE:
             self._write(text)
 
-    def _write(self, text: str) -> None:
-        click.echo(text, file=self.stream or sys.stderr)
+    def _write(self, text: str, *, newline: bool = True) -> None:
+        """Colours are for terminals, and not for those who set ``NO_COLOR``."""
+        color = False if os.environ.get("NO_COLOR") else None
+        click.echo(text, file=self.stream or sys.stderr, nl=newline, color=color)
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
         """Announce a stage; on a terminal the line is replaced by the time that the stage took."""
         start = time.perf_counter()
-        stream = self.stream or sys.stderr
-        live = self.verbosity >= NORMAL and stream.isatty()
+        live = self.verbosity >= NORMAL and (self.stream or sys.stderr).isatty()
         if live:
-            click.echo(f"… {title}", file=stream, nl=False)
+            self._write(f"… {title}", newline=False)
         try:
             yield
         except BaseException:
             if live:
-                click.echo("", file=stream)
+                self._write("")
             raise
         seconds = time.perf_counter() - start
         if live:
-            click.echo(f"\r{click.style('✓', fg='green')} {title} ({seconds:.1f} s)", file=stream)
+            self._write(f"\r{click.style('✓', fg='green')} {title} ({seconds:.1f} s)")
         else:
             self.say(f"- {title} ({seconds:.1f} s)")
 
     def error(self, error: SkipcError) -> None:
         """What, where and what next."""
         place = f"{error.where}: " if error.where else ""
-        click.echo(
-            f"{click.style('error', fg='red')}[{error.code}]: {place}{error.what}", file=self.stream or sys.stderr
-        )
+        self._write(f"{click.style('error', fg='red')}[{error.code}]: {place}{error.what}")
         if error.hint:
-            click.echo(f"{click.style('hint', fg='cyan')}: {error.hint}", file=self.stream or sys.stderr)
+            self._write(f"{click.style('hint', fg='cyan')}: {error.hint}")

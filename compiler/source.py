@@ -59,7 +59,8 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError("model-unreadable", f"cannot read it: {error.strerror}", where=str(path)) from error
+        hint = "give the .onnx file itself, and check that you may read it"
+        raise InputError("model-unreadable", f"cannot read it: {error.strerror}", where=str(path), hint=hint) from error
 
 
 def _parse(data: bytes, path: Path) -> onnx.ModelProto:

@@ -29,7 +29,7 @@ from skipc.compiler.report import (
 from skipc.compiler.settings import Settings
 from skipc.compiler.source import Source, load_model
 from skipc.compiler.survey import survey_model
-from skipc.compiler.verify import gates_shut_equality, verify_compiled
+from skipc.compiler.verify import gates_shut_equality, require_same_signature, verify_compiled
 from skipc.passes.stamp import is_compiled, plan_of
 from skipc.runtime.errors import InputError, PromiseError
 from skipc.runtime.plan import plan_from_json
@@ -100,7 +100,9 @@ def _compile_from_plan(
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError("plan-unreadable", f"cannot read the plan: {error}", where=str(path)) from error
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        hint = "give the .plan.json that `skipc compile` wrote beside a compiled model"
+        raise InputError("plan-unreadable", f"cannot read the plan: {reason}", where=str(path), hint=hint) from error
     plan = plan_from_json(text, where=str(path))
     require_same_model(plan, source.digest, where=str(path))
     with console.stage("finding regions"):
@@ -183,6 +185,10 @@ def bench_verb(
 ) -> Result:
     """``skipc bench``."""
     source, candidate = load_model(model), load_model(compiled)
+    if is_compiled(source.model) and not is_compiled(candidate.model):
+        what, hint = "the first model was compiled by skipc, the second was not", "skipc bench MODEL COMPILED"
+        raise InputError("already-compiled", what, where=str(model), hint=hint)
+    require_same_signature(source.model, candidate.model)
     inputs = input_specs(source.model)
     items = batches(load_dataset(data, inputs), batch_size, inputs)
     first = open_session(source.model.SerializeToString(), provider=provider, threads=threads, where=str(model))

@@ -104,7 +104,7 @@ def verify_compiled(
         InputError: the two models do not belong together.
     """
     inputs = input_specs(original)
-    _require_same_signature(original, compiled)
+    require_same_signature(original, compiled)
     session = open_session(original.SerializeToString(), provider=provider)
     output = plan.certificate.output if plan.certificate else session.outputs[0]
     judged = judge(session, data, inputs, plan.batch_size, output)
@@ -122,9 +122,20 @@ def verification(equality: Equality, loss: Loss, losses: Losses, plan: Plan, *, 
     return Verification(equality, loss.name, float(losses.mean()), limit, bound, confidence, len(losses))
 
 
-def _require_same_signature(original: onnx.ModelProto, compiled: onnx.ModelProto) -> None:
-    theirs = [item.name for item in original.graph.output]
-    ours = [item.name for item in compiled.graph.output][: len(theirs)]
+def require_same_signature(original: onnx.ModelProto, compiled: onnx.ModelProto) -> None:
+    """Refuse two models that do not take the same inputs, or do not begin with the same outputs.
+
+    Raises:
+        InputError: ``not-its-original``.
+    """
+    theirs, ours = ({(spec.name, spec.dtype) for spec in input_specs(model)} for model in (original, compiled))
+    hint = "give the model that was compiled as the original"
     if theirs != ours:
-        what = f"the compiled model gives {', '.join(ours)}, the original {', '.join(theirs)}"
-        raise InputError("not-its-original", what, hint="give the model that was compiled with --original")
+        takes = [", ".join(sorted(name for name, _ in found)) for found in (ours, theirs)]
+        what = f"the compiled model takes {takes[0]}, the original {takes[1]}, or of another type"
+        raise InputError("not-its-original", what, hint=hint)
+    outputs = [item.name for item in original.graph.output]
+    found = [item.name for item in compiled.graph.output][: len(outputs)]
+    if outputs != found:
+        what = f"the compiled model gives {', '.join(found)}, the original {', '.join(outputs)}"
+        raise InputError("not-its-original", what, hint=hint)

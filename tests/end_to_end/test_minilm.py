@@ -1,0 +1,88 @@
+"""A real transformer, exported by torch itself, on real sentences; a fraction of the data that one would take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.end_to_end.command import Ran, contents, run
+from tests.end_to_end.running import assert_shut_equal, complaints, ifs, signature
+
+pytestmark = pytest.mark.slow
+
+SENTENCES = 300
+FRESH = 300
+LAYERS = 6
+Files = dict[str, Path]
+
+
+def part(source: Path, rows: slice, target: Path) -> Path:
+    with np.load(source) as arrays:
+        np.savez(target, **{name: arrays[name][rows] for name in arrays.files})
+    return target
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("minilm")
+
+
+@pytest.fixture(scope="module")
+def compiled(folder: Path, minilm_files: Files, films: Files) -> Ran:
+    """Three of eighteen regions, and one kind of bypass: time grows with both."""
+    data = part(films["films.calib.npz"], slice(0, SENTENCES), folder / "films.npz")
+    excluded = [word for name in ("attention.*", "layer.*", "feed-forward.[045]") for word in ("--exclude", name)]
+    words = ("--data", data, "--loss", "cosine", "--risk", 0.1, "--bypass", "narrow", *excluded)
+    return run("compile", minilm_files["minilm.onnx"], "-o", folder / "out.onnx", *words, "--output-format", "json")
+
+
+def test_compiling_succeeds_with_a_certificate(compiled: Ran, folder: Path) -> None:
+    assert compiled.code == 0, compiled.stderr
+    certificate = compiled.json["certificate"]
+    # Two fifths of the sentences calibrate.
+    assert (certificate["loss"], certificate["limit"], certificate["samples"]) == ("cosine", 0.1, SENTENCES * 2 // 5)
+    assert certificate["bound"] <= 0.1
+    assert set(contents(folder)) == {"films.npz", "out.onnx", "out.plan.json", "out.report.html"}
+
+
+def test_the_model_is_a_valid_drop_in(compiled: Ran, folder: Path, minilm_files: Files) -> None:
+    model = onnx.load(folder / "out.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert len(ifs(model)) == compiled.json["gates"] >= 1
+    assert signature(model) == signature(onnx.load(minilm_files["minilm.onnx"]))
+    assert complaints(folder / "out.onnx") == ""
+
+
+def test_shut_it_is_the_original(compiled: Ran, folder: Path, minilm_files: Files, films: Files) -> None:
+    assert compiled.code == 0
+    with np.load(films["films.test.npz"]) as arrays:
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        feeds = [{name: arrays[name][rows] for name in names} for rows in (slice(0, 1), slice(1, 2), slice(2, 7))]
+    assert_shut_equal(minilm_files["minilm.onnx"], folder / "out.onnx", feeds)
+
+
+def test_the_promise_holds_on_fresh_sentences(
+    compiled: Ran, folder: Path, minilm_files: Files, films: Files, tmp_path: Path
+) -> None:
+    assert compiled.code == 0
+    fresh = part(films["films.test.npz"], slice(0, FRESH), tmp_path / "fresh.npz")
+    words = ("--original", minilm_files["minilm.onnx"], "--data", fresh, "--output-format", "json")
+    ran = run("verify", folder / "out.onnx", *words)
+    assert ran.code == 0, ran.stderr
+    assert (ran.json["ok"], ran.json["samples"]) == (True, FRESH)
+    assert 0 < ran.json["mean"] <= 0.1
+
+
+@pytest.mark.parametrize("name", ["minilm.onnx", "minilm.dynamo.onnx"])
+def test_both_exports_show_all_sublayers_and_layers(minilm_files: Files, name: str) -> None:
+    ran = run("inspect", minilm_files[name], "--output-format", "json")
+    assert ran.code == 0, ran.stderr
+    kinds = [region["kind"] for region in ran.json["regions"]]
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "attention": LAYERS,
+        "feed-forward": LAYERS,
+        "layer": LAYERS,
+    }
