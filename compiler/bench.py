@@ -13,7 +13,9 @@ from skipc.runtime import names
 from skipc.runtime.plan import Plan
 from skipc.runtime.session import Session
 
-ROUNDS = 30
+BUDGET_MS = 6000.0
+LEAST_ROUNDS, MOST_ROUNDS = 30, 150
+RUNS_A_BATCH = 3
 BATCHES_A_ROUND = 8
 
 
@@ -32,12 +34,15 @@ class Bench:
     compiled_ms: float
 
 
-def compare(original: Session, compiled: Session, items: Sequence[Batch], *, rounds: int = ROUNDS) -> Bench:
+def compare(original: Session, compiled: Session, items: Sequence[Batch], *, rounds: int = 0) -> Bench:
     """Time both models on the same batches.
 
     Each round runs a handful of batches, drawn anew, through both models; a round's ratio is of their summed times, so
-    that large inputs weigh as much as they cost.
+    that large inputs weigh as much as they cost. Zero rounds stands for as many as fit into a few seconds.
     """
+    if rounds == 0:
+        once = sum(_pairs(original, compiled, items[:BATCHES_A_ROUND])) * BATCHES_A_ROUND * RUNS_A_BATCH
+        rounds = int(np.clip(BUDGET_MS / max(once, 1e-3), LEAST_ROUNDS, MOST_ROUNDS))
     slow, fast = np.zeros(rounds), np.zeros(rounds)
     order = np.random.default_rng(0).permutation(max(rounds * BATCHES_A_ROUND, len(items))) % len(items)
     for row in range(rounds):
@@ -50,7 +55,7 @@ def _pairs(original: Session, compiled: Session, items: Sequence[Batch]) -> tupl
     """Mean milliseconds a batch of both models, each batch run back to back in both."""
     total = np.zeros(2)
     for item in items:
-        total += np.median(interleaved([_run(original, item), _run(compiled, item)], 2), axis=0)
+        total += np.median(interleaved([_run(original, item), _run(compiled, item)], RUNS_A_BATCH - 1), axis=0)
     return float(total[0] / len(items)), float(total[1] / len(items))
 
 

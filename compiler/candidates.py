@@ -24,7 +24,6 @@ from skipc.runtime.session import Session
 
 ABLATION_UNITS = 200
 TIMED_BATCHES = 4
-TIMING_ROUNDS = 12
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def _measure(
     session = instrument(surveyed.model, blocks)
     losses = ablate(session, len(blocks), judged, loss)[0].mean(axis=1)
     timed = session if is_plain(settings) else instrument_for(surveyed.model, blocks, settings)
-    costs = measure_costs(original, timed, len(blocks), typical(judged.items, TIMED_BATCHES), TIMING_ROUNDS)
+    costs = measure_costs(original, timed, len(blocks), typical(judged.items, TIMED_BATCHES))
     rows = zip(blocks, losses, costs.saved, strict=True)
     return [Option(block.region, block.bypass, float(lost), float(saved)) for block, lost, saved in rows], costs
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipc.compiler.calibrate import p_value
-from skipc.compiler.candidates import TIMED_BATCHES, TIMING_ROUNDS
+from skipc.compiler.candidates import TIMED_BATCHES
 from skipc.compiler.certify import Claim
 from skipc.compiler.fit import GateFit, fit_gate
 from skipc.compiler.impact import ablate, instrument, instrument_for, measure_costs, typical, ungated
@@ -22,7 +22,7 @@ from skipc.compiler.survey import Surveyed
 from skipc.runtime.plan import Block
 from skipc.runtime.session import Session
 
-PATH_UNITS = {True: 800, False: 300}
+PATH_UNITS = {True: 1000, False: 300}
 """Units of *fit* that steps are tried on, for binary losses and for others: rare errors need more to be seen."""
 
 HEADROOM = 1.25
@@ -89,7 +89,7 @@ def _with_path(
     settings: Settings,
 ) -> Gated:
     timed = instrument_for(surveyed.model, blocks, settings)
-    costs = measure_costs(original, timed, len(blocks), typical(judged.items, TIMED_BATCHES), TIMING_ROUNDS)
+    costs = measure_costs(original, timed, len(blocks), typical(judged.items, TIMED_BATCHES))
     measured = tuple(
         replace(
             block,
@@ -105,7 +105,7 @@ def _with_path(
     offer = Offer(scores.T.astype(np.float64), losses[1], costs.saved, costs.gate)
     trial = Trial(
         run=lambda window: run_gated(session, window, few, claim.loss),
-        p_value=lambda losses: p_value(losses, claim.limit, claim.binary),
+        p_value=lambda losses: p_value(np.resize(losses, len(judged.items)), claim.limit, claim.binary),
         floors=tuple(block.gate.floor for block in measured),
         limit=claim.limit,
     )

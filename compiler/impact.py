@@ -51,9 +51,13 @@ def ablate(session: Session, gates: int, judged: Judged, loss: Loss) -> tuple[ND
     return np.stack([outcome.losses for outcome in each]), np.stack([outcome.smooth for outcome in each])
 
 
+TIMING_BUDGET_MS = 2500.0
+LEAST_ROUNDS, MOST_ROUNDS = 12, 100
+
+
 @dataclass(frozen=True)
 class Costs:
-    """Measured latency of an instrumented model, milliseconds a batch, medians over rounds.
+    """Measured latency of an instrumented model, milliseconds a batch, lower quartiles over rounds.
 
     Attributes:
         original: of the original.
@@ -68,15 +72,18 @@ class Costs:
     gate: float
 
 
-def measure_costs(original: Session, session: Session, gates: int, items: Sequence[Batch], rounds: int) -> Costs:
-    """Time the original, the instrumented model with every gate shut, and with one gate open at a time."""
+def measure_costs(original: Session, session: Session, gates: int, items: Sequence[Batch]) -> Costs:
+    """Time the original, the instrumented model with every gate shut, and with one gate open at a time.
+
+    What else runs on the machine only ever adds time, so the lower quartile over many interleaved rounds is compared.
+    """
     windows = [shut(gates), *(opened(gates, [gate]) for gate in range(gates))]
     runs = [_run(original, items, None), *(_run(session, items, window) for window in windows)]
-    times = interleaved(runs, rounds) / len(items)
-    saved = np.median(times[:, 1:2] - times[:, 2:], axis=0)
-    overhead = float(np.median(times[:, 1] - times[:, 0]))
-    middle = np.median(times, axis=0)
-    return Costs(float(middle[0]), float(middle[1]), saved, max(0.0, overhead / max(1, gates)))
+    trial = interleaved(runs, 2).min(axis=0).sum()
+    rounds = int(np.clip(TIMING_BUDGET_MS / max(trial, 1e-3), LEAST_ROUNDS, MOST_ROUNDS))
+    times = np.quantile(interleaved(runs, rounds) / len(items), 0.25, axis=0)
+    saved = np.clip(times[1] - times[2:], 0.0, times[0])
+    return Costs(float(times[0]), float(times[1]), saved, max(0.0, float(times[1] - times[0])) / max(1, gates))
 
 
 def time_shares(model: onnx.ModelProto, regions: Sequence[Region], feeds: Mapping[str, Array]) -> dict[str, float]:
@@ -91,9 +98,8 @@ def time_shares(model: onnx.ModelProto, regions: Sequence[Region], feeds: Mappin
     if not blocks:
         return {}
     batch = Batch(feeds, (0,), None)
-    costs = measure_costs(open_session(model.SerializeToString()), instrument(model, blocks), len(blocks), [batch], 15)
-    shares = np.clip(costs.saved / costs.original, 0.0, 1.0)
-    return {region.name: float(share) for region, share in zip(regions, shares, strict=True)}
+    costs = measure_costs(open_session(model.SerializeToString()), instrument(model, blocks), len(blocks), [batch])
+    return {region.name: float(saved / costs.original) for region, saved in zip(regions, costs.saved, strict=True)}
 
 
 def _run(session: Session, items: Sequence[Batch], window: Window | None) -> Run:

@@ -56,7 +56,7 @@ class Trial:
 
     Attributes:
         run: runs the instrumented model with a window.
-        p_value: of losses, against the limit.
+        p_value: of losses, against the limit, were there as many of them as there are in *calibrate*.
         floors: of the gates.
         limit: of the mean loss; a path ends where the measured loss exceeds `REACH` times this.
     """

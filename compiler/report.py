@@ -58,13 +58,19 @@ def bench_json(bench: Bench, provider: str, plan: Plan | None, run_share: Sequen
         "speedup": speedup_json(bench.speedup),
         "latency_ms": {"original": rounded(bench.original_ms), "compiled": rounded(bench.compiled_ms)},
         "time_share_skipped": rounded(skipped),
-        "layer_share_skipped": rounded(1 - sum(run_share) / len(run_share)) if run_share else 0.0,
+        "layer_share_skipped": rounded(_layer_share(plan, run_share)),
         "blocks": [
             {"name": block.region.name, "run_share": rounded(share)}
             for block, share in zip(blocks, run_share, strict=True)
         ],
         "provider": provider,
     }
+
+
+def _layer_share(plan: Plan | None, run_share: Sequence[float]) -> float:
+    """Share of all blocks found, those without a gate included, that is bypassed."""
+    skipped = sum(1.0 - share for share in run_share)
+    return skipped / max(plan.regions, len(run_share)) if plan and run_share else 0.0
 
 
 def survey_json(survey: Survey, time_shares: Mapping[str, float]) -> Json:

@@ -167,6 +167,7 @@ class Plan:
         certificate: None where nothing was certified.
         batch_size: rows that are decided on together.
         versions: of skipc and of the packages whose behaviour matters.
+        regions: blocks that were found in the model, those without a gate included.
     """
 
     model_digest: str
@@ -181,6 +182,7 @@ class Plan:
     provider: str
     seed: int
     versions: Mapping[str, str]
+    regions: int = 0
     schema: int = SCHEMA
 
     def to_json(self, *, arrays: bool) -> str:
@@ -257,6 +259,7 @@ def _plan(raw: Mapping[str, Any]) -> Plan:
         provider=raw["provider"],
         seed=int(raw["seed"]),
         versions=dict(raw["versions"]),
+        regions=int(raw["regions"]),
     )
 
 
