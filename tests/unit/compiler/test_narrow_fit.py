@@ -1,0 +1,47 @@
+"""Narrow fits keep the units that matter and explain what can be explained."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipc.compiler.narrow_fit import HiddenMoments, fit_narrow
+
+CHANNELS, UNITS, ROWS = 4, 16, 4000
+MATTERING = [1, 5, 6, 12]
+
+
+def planted(taps: int = 1) -> tuple[HiddenMoments, NDArray[np.float64], NDArray[np.float64]]:
+    """Features of which d depends on x and on four units; all of them random, and d with a little noise."""
+    random = np.random.default_rng(0)
+    f = random.standard_normal((ROWS, CHANNELS + UNITS * taps)) + 0.5
+    weight = np.zeros((f.shape[1], CHANNELS))
+    weight[:CHANNELS] = random.standard_normal((CHANNELS, CHANNELS))
+    for unit in MATTERING:
+        rows = slice(CHANNELS + unit * taps, CHANNELS + (unit + 1) * taps)
+        weight[rows] = random.standard_normal((taps, CHANNELS))
+    d = f @ weight + 0.25 + 0.01 * random.standard_normal((ROWS, CHANNELS))
+    mean_f, mean_d = f.mean(axis=0), d.mean(axis=0)
+    ff = f.T @ f / ROWS - np.outer(mean_f, mean_f)
+    return HiddenMoments(CHANNELS, taps, mean_f, mean_d, ff, f.T @ d / ROWS - np.outer(mean_f, mean_d)), f, d
+
+
+def test_the_units_that_matter_are_kept() -> None:
+    for taps in (1, 3):
+        (kept,) = fit_narrow(planted(taps)[0], shares=(0.25,))
+        assert kept.arrays["units"].tolist() == MATTERING
+
+
+def test_the_fit_explains_all_but_the_noise() -> None:
+    moments, f, d = planted()
+    (bypass,) = fit_narrow(moments, shares=(0.25,))
+    x, h = f[:, :CHANNELS], f[:, CHANNELS:][:, bypass.arrays["units"]]
+    merged = x @ bypass.arrays["weight"] + h @ bypass.arrays["down"] + bypass.arrays["shift"]
+    # The noise has a standard deviation of 0.01; the ridge of 1e-4 adds a bias well below it.
+    assert np.sqrt(((merged - x - d) ** 2).mean()) < 0.012
+
+
+def test_wider_is_nested_around_narrower() -> None:
+    wide, narrow = fit_narrow(planted()[0], shares=(0.25, 0.5))
+    assert set(narrow.arrays["units"]) <= set(wide.arrays["units"])
+    assert (len(wide.arrays["units"]), len(narrow.arrays["units"])) == (8, 4)
