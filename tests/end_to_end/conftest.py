@@ -47,6 +47,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
         shutil.copy(path, folder)
     original = folder / "demo.onnx"
     ran = run("compile", original, "--output-format", "json")
+    # Here, so that a failure gives its own reason once, rather than missing files everywhere.
+    assert ran.code == 0, ran.stderr
     return Compiled(original, folder / "demo.skip.onnx", folder / "demo.test.npz", ran)
 
 
