@@ -22,7 +22,10 @@ from skipc.passes.surrogate import KINDS
 from skipc.runtime.plan import Block
 from skipc.runtime.session import Session
 
-ABLATION_UNITS = 200
+ABLATION_UNITS = 150
+LAYER_KINDS = ("identity", "linear")
+"""What may stand in for a whole layer; what lies between the two is hardly ever worth its measuring there."""
+
 TIMED_BATCHES = 4
 
 
@@ -113,9 +116,9 @@ def _rungs(surveyed: Surveyed, studied: Studied, settings: Settings) -> list[lis
     kinds = KINDS if settings.bypass == "auto" else (settings.bypass,)
     found = [
         [ungated(region, fit_bypass(kind, studied.activations[region.name])) for region in tier]
-        for tier in (surveyed.survey.blocks, surveyed.survey.layers)
+        for tier, sensible in ((surveyed.survey.blocks, KINDS), (surveyed.survey.layers, LAYER_KINDS))
         for kind in kinds
-        if kind != "narrow" and tier
+        if kind != "narrow" and kind in sensible and tier
     ]
     narrow = {name: fit_narrow(moments) for name, moments in studied.hidden.items()}
     regions = [region for region in surveyed.survey.blocks if region.name in narrow]
