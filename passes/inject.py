@@ -83,10 +83,17 @@ class LevelWindow:
         level = builder.constant(self.level, np.int64, name=names.LEVEL)
         table = builder.constant(self.thresholds, name=names.THRESHOLDS)
         floors = builder.constant([self.floors], name=names.FLOORS)
-        row = builder.op("Gather", [table, level], axis=0)
+        row = builder.op("Gather", [table, self._row(builder, level)], axis=0)
         row = builder.op("Reshape", [row, builder.constant([1, count], np.int64)])
         _pick(builder, builder.op("Concat", [row, builder.op("Neg", [floors])], axis=0), count)
         return builder.fragment()
+
+    def _row(self, builder: Builder, level: str) -> str:
+        """The row of the table; a caller's negative level means 0, where an index would count from the boldest row."""
+        if not self.as_input:
+            return level
+        negative = builder.op("Less", [level, builder.constant(0, np.int64)])
+        return builder.op("Where", [negative, builder.constant(0, np.int64), level])
 
 
 def _pick(builder: Builder, window: str, count: int) -> None:

@@ -354,3 +354,15 @@ def test_unknown_nodes_are_a_bug_not_a_silent_skip() -> None:
     wrong = replace(first, region=replace(first.region, nodes=("nowhere",)))
     with pytest.raises(KeyError, match="nowhere"):
         InjectGates((wrong,), InputWindow()).apply(found.model)
+
+
+@pytest.mark.parametrize("level", [-1, -2])
+def test_a_negative_level_means_level_zero(level: int) -> None:
+    network = mlp()
+    chosen = levelled(network, LevelWindow(LEVELS, (-np.inf,) * 3, 2, as_input=True))
+    feeds = network.feeds()
+    shut = run(chosen, {**feeds, names.LEVEL: np.array(0, np.int64)})
+    bold = run(chosen, {**feeds, names.LEVEL: np.array(2, np.int64)})
+    found = run(chosen, {**feeds, names.LEVEL: np.array(level, np.int64)})
+    assert any(shut[name].tobytes() != bold[name].tobytes() for name in shut)
+    assert all(shut[name].tobytes() == found[name].tobytes() for name in shut)
