@@ -30,13 +30,14 @@ class Claim:
     binary: bool
 
 
-def require_enough(claim: Claim, units: int, share: float, *, where: str) -> None:
+def require_enough(claim: Claim, units: int, share: float, batch_size: int, *, where: str) -> None:
     """Refuse data that could not support the claim even if no loss were seen.
 
     Args:
         claim: to be supported.
         units: in the calibration split.
         share: of all samples that the calibration split is.
+        batch_size: samples in a unit.
         where: data set to name.
 
     Raises:
@@ -47,9 +48,10 @@ def require_enough(claim: Claim, units: int, share: float, *, where: str) -> Non
         return
     what = (
         f"a mean loss of at most {claim.limit:g} with confidence {claim.confidence:g} needs at least {needed} "
-        f"calibration samples even if none shows any loss; there are {units}"
+        f"calibration samples{' (batches)' if batch_size > 1 else ''} even if none shows any loss; there are {units}"
     )
-    hint = f"give at least {-(-needed * 100 // round(share * 100))} samples in all, or allow more with --risk"
+    in_all = -(-needed * batch_size * 100 // round(share * 100))
+    hint = f"give at least {in_all} samples in all, or allow more with --risk"
     raise PromiseError("too-few-samples", what, where=where, hint=hint)
 
 

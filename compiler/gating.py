@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from skipc.runtime.session import Session
 
 PATH_UNITS = {True: 1000, False: 300}
 """Units of *fit* that steps are tried on, for binary losses and for others: rare errors need more to be seen."""
+
+Item = TypeVar("Item")
 
 HEADROOM = 1.25
 """Gates that only open beyond this multiple of the limit are left out of the file."""
@@ -64,10 +67,22 @@ def gate_options(
     blocks = [replace(block, gate=fit.gate) for block, fit in zip(plain, fits, strict=True)]
     whole = _with_path(surveyed, original, blocks, fits, (losses, smooth), judged, claim, settings)
     useful = _useful(whole.path, settings.risk)
-    if not useful or len(useful) == len(blocks):
-        return whole
-    kept = [blocks[i] for i in useful], [fits[i] for i in useful]
-    return _with_path(surveyed, original, *kept, (losses[useful], smooth[useful]), judged, claim, settings)
+    return _only(surveyed, whole, useful, settings.risk) if useful and len(useful) < len(blocks) else whole
+
+
+def _only(surveyed: Surveyed, whole: Gated, gates: Sequence[int], limit: float) -> Gated:
+    """The same blocks and the same path without the gates that no configuration within reach opens."""
+
+    def kept(items: tuple[Item, ...]) -> tuple[Item, ...]:
+        return tuple(items[gate] for gate in gates)
+
+    path = tuple(
+        replace(step, thresholds=kept(step.thresholds), shares=kept(step.shares))
+        for step in whole.path
+        if step.loss <= HEADROOM * limit
+    )
+    blocks = kept(whole.blocks)
+    return Gated(blocks, kept(whole.fits), path, instrument(surveyed.model, blocks))
 
 
 def _by_unit(pooled: NDArray[np.float32], judged: Judged) -> NDArray[np.float32]:

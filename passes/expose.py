@@ -63,5 +63,7 @@ def _decision(builder: Builder, region: Region) -> str:
 
 def _rows(builder: Builder, region: Region) -> str:
     """The shape [batch, 1]."""
+    if isinstance(region.dims[0], int):
+        return builder.constant([region.dims[0], 1], np.int64)
     batch = builder.op("Gather", [builder.op("Shape", [region.entry]), builder.constant([0], np.int64)], axis=0)
     return builder.op("Concat", [batch, builder.constant([1], np.int64)], axis=0)

@@ -22,6 +22,8 @@ from skipc.runtime.errors import InputError
 
 SCHEMA = 1
 
+PLAN_HINT = "give a .plan.json as `skipc compile` wrote it, or compile again"
+
 NEVER, ALWAYS = "never", "always"
 """How the infinite thresholds are written in JSON, which has no word for them."""
 
@@ -199,7 +201,7 @@ def plan_from_json(text: str, *, where: str) -> Plan:
     try:
         raw = json.loads(text)
     except ValueError as error:
-        raise InputError("plan-invalid", f"the plan is not JSON: {error}", where=where) from error
+        raise InputError("plan-invalid", f"the plan is not JSON: {error}", where=where, hint=PLAN_HINT) from error
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
         found = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
         hint = "compile the model again with this version of skipc"
@@ -207,7 +209,7 @@ def plan_from_json(text: str, *, where: str) -> Plan:
     try:
         return _plan(raw)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise InputError("plan-invalid", f"the plan lacks or misspells {error}", where=where) from error
+        raise InputError("plan-invalid", f"the plan lacks or misspells {error}", where=where, hint=PLAN_HINT) from error
 
 
 def _fields(value: Any) -> dict[str, Any]:

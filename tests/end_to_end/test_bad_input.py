@@ -267,7 +267,6 @@ def test_pairs_that_do_not_belong_together(shop: Workshop, code: str, spoil: Spo
     assert_refused_both_ways(spoil(shop), code, shop.folder)
 
 
-@pytest.mark.xfail(reason="the message has no hint", strict=True)
 @pytest.mark.parametrize("content", [b"{", b'{"schema": 1}'], ids=["no JSON", "no plan"])
 def test_plans(shop: Workshop, content: bytes) -> None:
     words = ("compile", shop.model, "--plan", shop.write("bad.plan.json", content))

@@ -148,7 +148,7 @@ def two_outputs(batch: int | str) -> onnx.ModelProto:
     ("batch", "output"),
     [
         ("batch", "scores"),
-        pytest.param(1, "sum", marks=pytest.mark.xfail(reason="ONNX Runtime refuses its decisions", strict=True)),
+        (1, "sum"),
     ],
 )
 def test_the_judged_output_and_a_fixed_batch(tmp_path: Path, batch: int | str, output: str) -> None:
