@@ -31,6 +31,7 @@ from skipc.compiler.static import Static, best_static
 from skipc.compiler.survey import Surveyed, survey_model
 from skipc.compiler.verify import Verification, gates_shut_equality, verification
 from skipc.passes.expose import ExposeDecisions
+from skipc.runtime import names
 from skipc.runtime.errors import InputError, PromiseError
 from skipc.runtime.plan import Block, Bypass, Certificate, Gate, Plan
 from skipc.runtime.session import Session, open_session
@@ -344,7 +345,7 @@ def _measure(
 def exposed(model: onnx.ModelProto, plan: Plan) -> Session:
     """The compiled model with its decisions among the outputs."""
     session = open_session(_bytes(model))
-    if "skipc.decisions" in session.outputs:
+    if names.DECISIONS in session.outputs:
         return session
     regions = tuple(block.region for block in plan.blocks)
     return open_session(_bytes(ExposeDecisions(regions).apply(model)))
