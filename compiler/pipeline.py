@@ -24,6 +24,7 @@ from skipc.compiler.gating import Gated, gate_options
 from skipc.compiler.impact import instrument, ungated
 from skipc.compiler.loss import Loss, Losses, resolve_loss
 from skipc.compiler.planner import ALWAYS, NEVER, Step, levels_of, window_of
+from skipc.compiler.probe import probe_feeds
 from skipc.compiler.running import Judged, judge, run_gated, run_plain
 from skipc.compiler.settings import Settings
 from skipc.compiler.source import Source
@@ -164,8 +165,11 @@ def compile_without_data(source: Source, settings: Settings, console: Console) -
     blocks = tuple(ungated(region, Bypass("identity")) for region in surveyed.survey.blocks)
     plan = _bare_plan(source, (), blocks, ((NEVER,) * len(blocks),), settings, None, settings.loss)
     plan = replace(plan, regions=len(blocks))
-    with console.stage("building"):
+    with console.stage("building and verifying"):
         model = build(surveyed.model, plan, decisions=settings.decisions, level_input=settings.level_input)
+        equality = gates_shut_equality(surveyed.model, model, probe_feeds(surveyed.model, surveyed.inputs, None))
+    if not equality.ok:
+        raise PromiseError("gates-shut-differ", "with every gate shut the outputs differ from the original's")
     return Compiled(model, plan, surveyed)
 
 
