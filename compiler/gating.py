@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skipc.compiler.bench import compare
 from skipc.compiler.calibrate import p_value
 from skipc.compiler.candidates import TIMED_BATCHES
 from skipc.compiler.certify import Claim
@@ -16,12 +18,14 @@ from skipc.compiler.fit import GateFit, fit_gate
 from skipc.compiler.impact import ablate, instrument, instrument_for, measure_costs, typical, ungated
 from skipc.compiler.moments import Observed
 from skipc.compiler.options import Option
-from skipc.compiler.planner import Offer, Step, Trial, best_path
+from skipc.compiler.planner import ALWAYS, NEVER, Offer, Step, Trial, best_path
 from skipc.compiler.running import Judged, run_gated, shut
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
-from skipc.runtime.plan import Block
-from skipc.runtime.session import Session
+from skipc.passes.base import run_passes
+from skipc.passes.inject import InjectGates, LevelWindow
+from skipc.runtime.plan import Block, Gate
+from skipc.runtime.session import Session, open_session
 
 PATH_UNITS = {True: 1000, False: 300}
 """Units of *fit* that steps are tried on, for binary losses and for others: rare errors need more to be seen."""
@@ -124,8 +128,30 @@ def _with_path(
         floors=tuple(block.gate.floor for block in measured),
         limit=claim.limit,
     )
-    path = best_path(offer, trial, 1.0 - claim.confidence)
+    path = best_path(offer, trial, 1.0 - claim.confidence, _speed(surveyed, original, measured, judged, settings))
     return Gated(measured, tuple(fits), path, session)
+
+
+def _speed(
+    surveyed: Surveyed, original: Session, blocks: Sequence[Block], judged: Judged, settings: Settings
+) -> Callable[[Step], float]:
+    """How many times faster than the original a configuration is, built as it would be shipped."""
+
+    def speed_of(step: Step) -> float:
+        chosen = [(block, limit) for block, limit in zip(blocks, step.thresholds, strict=True) if limit > NEVER]
+        frozen = tuple(without_gate(block) if limit == ALWAYS else block for block, limit in chosen)
+        window = LevelWindow((tuple(limit for _, limit in chosen),), tuple(block.gate.floor for block in frozen), 0)
+        model = run_passes(surveyed.model, [InjectGates(frozen, window)])
+        built = open_session(model.SerializeToString(), provider=settings.provider, threads=settings.threads)
+        return compare(original, built, judged.items).speedup.median
+
+    return speed_of
+
+
+def without_gate(block: Block) -> Block:
+    """The block as it stands in a file that bypasses it always."""
+    none = Gate("constant", np.zeros(0, np.float32), 0.0, floor=-math.inf)
+    return replace(block, gate=none)
 
 
 def _useful(path: Sequence[Step], limit: float) -> list[int]:

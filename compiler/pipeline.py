@@ -20,7 +20,7 @@ from skipc.compiler.certify import Claim, certify, require_enough
 from skipc.compiler.console import Console
 from skipc.compiler.data import Batch, Dataset, batches, split
 from skipc.compiler.fit import GateFit
-from skipc.compiler.gating import Gated, gate_options
+from skipc.compiler.gating import Gated, gate_options, without_gate
 from skipc.compiler.impact import instrument, ungated
 from skipc.compiler.loss import Loss, Losses, resolve_loss
 from skipc.compiler.planner import ALWAYS, NEVER, Step, levels_of, window_of
@@ -34,7 +34,7 @@ from skipc.compiler.verify import Verification, gates_shut_equality, verificatio
 from skipc.passes.expose import ExposeDecisions
 from skipc.runtime import names
 from skipc.runtime.errors import InputError, PromiseError
-from skipc.runtime.plan import Block, Bypass, Certificate, Gate, Plan
+from skipc.runtime.plan import Block, Bypass, Certificate, Plan
 from skipc.runtime.session import Session, open_session
 
 SHARES = (0.4, 0.4, 0.2)
@@ -273,18 +273,13 @@ def _plan(
     opened = run_gated(gated.session, window, splits.fit, claim.loss).decisions.mean(axis=0)
     used = [i for i in range(len(in_force)) if any(step.thresholds[i] > NEVER for step in levels.steps)]
     planned = [
-        replace(_ungated(block) if limit == ALWAYS else block, open_share=float(share))
+        replace(without_gate(block) if limit == ALWAYS else block, open_share=float(share))
         for block, limit, share in zip(gated.blocks, in_force, opened, strict=True)
     ]
     blocks = tuple(planned[i] for i in used)
     thresholds = ((NEVER,) * len(used), *(tuple(step.thresholds[i] for i in used) for step in levels.steps))
     plan = _bare_plan(source, data, blocks, thresholds, settings, levels.certificate, claim.loss.name)
     return replace(plan, regions=regions)
-
-
-def _ungated(block: Block) -> Block:
-    """A block whose gate is the same for every input, so that it costs nothing."""
-    return replace(block, gate=Gate("constant", np.zeros(0, np.float32), 0.0, floor=NEVER))
 
 
 def _bare_plan(

@@ -186,16 +186,29 @@ def test_what_is_always_bypassed_has_no_floor() -> None:
     assert window.tolist() == [[NEVER, 0.5, ALWAYS], [1.0, 2.0, ALWAYS]]
 
 
-def test_gates_win_where_they_tell_inputs_apart() -> None:
+@pytest.mark.parametrize("faster", ["gated", "static"])
+def test_the_path_whose_end_is_faster_is_taken(faster: str) -> None:
     given = offer(2)
-    found = best_path(given, trial(given, limit=0.01), 0.05)
-    assert any(0 < share < 1 for share in found[0].shares)
+
+    def speed_of(step: Step) -> float:
+        return 2.0 if any(0 < share < 1 for share in step.shares) == (faster == "gated") else 1.0
+
+    found = best_path(given, trial(given, limit=0.05), 0.05, speed_of)
+    assert any(0 < share < 1 for item in found for share in item.shares) == (faster == "gated")
 
 
-def test_no_gates_win_where_gates_cost_too_much() -> None:
-    given = replace(offer(2, gate_ms=0.95), losses=np.full((2, UNITS), 1e-6))
-    found = best_path(given, trial(given, limit=0.01), 0.05)
-    assert {share for step in found for share in step.shares} <= {0.0, 1.0}
+def test_a_path_that_passes_nowhere_is_not_timed() -> None:
+    given = offer(2)
+    timed: list[Step] = []
+
+    def speed_of(step: Step) -> float:
+        timed.append(step)
+        return 1.0
+
+    found = best_path(given, trial(given, limit=0.002), 0.05, speed_of)
+    assert len(timed) == 1
+    assert any(0 < share < 1 for share in timed[0].shares)
+    assert timed[0] in found
 
 
 def step(*thresholds: float) -> Step:
