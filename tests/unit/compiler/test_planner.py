@@ -193,7 +193,7 @@ def test_the_path_whose_end_is_faster_is_taken(faster: str) -> None:
     def speed_of(step: Step) -> float:
         return 2.0 if any(0 < share < 1 for share in step.shares) == (faster == "gated") else 1.0
 
-    found = best_path(given, trial(given, limit=0.05), 0.05, speed_of)
+    found = best_path(given, trial(given, limit=0.02), 0.05, speed_of)
     assert any(0 < share < 1 for item in found for share in item.shares) == (faster == "gated")
 
 
