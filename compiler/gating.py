@@ -23,7 +23,8 @@ from skipc.compiler.running import Judged, run_gated, shut
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
 from skipc.passes.base import run_passes
-from skipc.passes.inject import InjectGates, LevelWindow
+from skipc.passes.inject import InjectGates
+from skipc.passes.window import LevelWindow
 from skipc.runtime.plan import Block, Gate
 from skipc.runtime.session import Session, open_session
 

@@ -16,7 +16,8 @@ from skipc.compiler.running import Judged, Window, opened, run_gated, shut
 from skipc.compiler.settings import Settings
 from skipc.passes.base import run_passes
 from skipc.passes.expose import ExposeDecisions
-from skipc.passes.inject import InjectGates, InputWindow
+from skipc.passes.inject import InjectGates
+from skipc.passes.window import InputWindow
 from skipc.runtime import names
 from skipc.runtime.plan import Array, Block, Bypass, Gate, Region
 from skipc.runtime.session import Session, open_session
@@ -29,8 +30,8 @@ def instrument(model: onnx.ModelProto, blocks: Sequence[Block]) -> Session:
 
 def instrument_for(model: onnx.ModelProto, blocks: Sequence[Block], settings: Settings) -> Session:
     """The instrumented model, opened as the deployed one will be."""
-    regions = tuple(block.region for block in blocks)
-    gated = run_passes(model, [InjectGates(tuple(blocks), InputWindow()), ExposeDecisions(regions)])
+    blocks = tuple(blocks)
+    gated = run_passes(model, [InjectGates(blocks, InputWindow()), ExposeDecisions(blocks)])
     return open_session(gated.SerializeToString(), provider=settings.provider, threads=settings.threads)
 
 

@@ -346,8 +346,7 @@ def exposed(model: onnx.ModelProto, plan: Plan) -> Session:
     session = open_session(_bytes(model))
     if names.DECISIONS in session.outputs:
         return session
-    regions = tuple(block.region for block in plan.blocks)
-    return open_session(_bytes(ExposeDecisions(regions).apply(model)))
+    return open_session(_bytes(ExposeDecisions(plan.blocks).apply(model)))
 
 
 def _require_promises(measured: Measured) -> None:
