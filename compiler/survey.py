@@ -30,11 +30,13 @@ class Surveyed:
         model: normalised.
         inputs: what it must be fed.
         survey: its regions and the refusals, without what the user excluded.
+        types: of its values; extents of one name are equal.
     """
 
     model: onnx.ModelProto
     inputs: tuple[InputSpec, ...]
     survey: Survey
+    types: Mapping[str, ValueType]
 
 
 def survey_model(source: Source, data: Dataset | None, exclude: Sequence[str] = ()) -> Surveyed:
@@ -49,7 +51,7 @@ def survey_model(source: Source, data: Dataset | None, exclude: Sequence[str] = 
     _require_deterministic(model, feeds[0])
     types = probe_types(model, feeds)
     survey = _with_rows(find_regions(model, types), model, types)
-    return Surveyed(model, inputs, _without(survey, exclude))
+    return Surveyed(model, inputs, _without(survey, exclude), types)
 
 
 def _with_rows(survey: Survey, model: onnx.ModelProto, types: Mapping[str, ValueType]) -> Survey:

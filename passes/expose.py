@@ -11,7 +11,7 @@ from onnx import helper
 
 from skipc.passes.base import copied, opset_of
 from skipc.passes.builder import Builder
-from skipc.passes.gate import decides_by_row
+from skipc.passes.gate import decides_by_row, is_by_token
 from skipc.runtime import names
 from skipc.runtime.plan import Block, Region
 
@@ -52,7 +52,7 @@ class ExposeDecisions:
 
 def _score(builder: Builder, block: Block) -> str:
     """A gate's score without its negative, for each sample: float32 [batch, 1]; of tokens, their mean."""
-    token = _is_token(block)
+    token = is_by_token(block.gate)
     index = builder.constant([0], np.int64)
     first = builder.op("Gather", [names.score(block.region.name), index], axis=2 if token else 1)
     return _over_tokens(builder, block, first) if token else builder.op("Expand", [first, _rows(builder, block.region)])
@@ -65,13 +65,9 @@ def _decision(builder: Builder, block: Block) -> str:
         decided = builder.cast(names.gate(region.name), onnx.TensorProto.FLOAT)
         return builder.op("Expand", [decided, _rows(builder, region)])
     agreed = names.agreed(region.name)
-    if not _is_token(block):
+    if not is_by_token(block.gate):
         return builder.unsqueeze(agreed, 1)
     return _over_tokens(builder, block, builder.unsqueeze(agreed, 2))
-
-
-def _is_token(block: Block) -> bool:
-    return decides_by_row(block.gate) and block.gate.granularity == "token"
 
 
 def _over_tokens(builder: Builder, block: Block, value: str) -> str:

@@ -26,7 +26,7 @@ def write_gate(builder: Builder, region: Region, gate: Gate, limits: str) -> Non
     """
     agreed = builder.cast(builder.op("Less", [_score(builder, region, gate), limits]), TensorProto.FLOAT)
     if decides_by_row(gate):
-        axes = [2] if gate.granularity == "token" else [1]
+        axes = [2] if is_by_token(gate) else [1]
         agreed = builder.reduce("ReduceMin", agreed, axes, output=names.agreed(region.name))
     write_condition(builder, region, agreed)
 
@@ -39,6 +39,11 @@ def write_condition(builder: Builder, region: Region, agreed: str) -> None:
 def decides_by_row(gate: Gate) -> bool:
     """Whether each sample or token gets what its own score says."""
     return gate.granularity != "batch" and gate.pooling != "constant"
+
+
+def is_by_token(gate: Gate) -> bool:
+    """Whether each token gets what its own score says."""
+    return decides_by_row(gate) and gate.granularity == "token"
 
 
 def write_mask(builder: Builder, mask: str) -> None:

@@ -21,7 +21,7 @@ from skipc.passes.base import copied, opset_of
 from skipc.passes.builder import Builder, Fragment
 from skipc.passes.cut import Cut, renamed, result, take
 from skipc.passes.flow import NodeSet, members, node_inputs
-from skipc.passes.gate import decides_by_row, write_condition, write_gate, write_mask
+from skipc.passes.gate import decides_by_row, is_by_token, write_condition, write_gate, write_mask
 from skipc.passes.normalize import copied_node, sort_nodes
 from skipc.passes.rows import RowWriter
 from skipc.passes.window import Window, limits_name
@@ -136,7 +136,7 @@ def _if(cut: Cut, block: Block, moved: NodeSet) -> onnx.NodeProto:
 def _by_row(block: Block, full: onnx.GraphProto, bypass: Fragment, opset: int) -> onnx.GraphProto:
     """The branch for blocks of which some rows need the region, or all."""
     region = block.region
-    writer = RowWriter(region, block.gate.granularity == "token", opset)
+    writer = RowWriter(region, is_by_token(block.gate), opset)
     skip = block.bypass.kind == "identity"
     rows = writer.branch(full.node, bypass, full.initializer, skip=skip)
     if full.initializer:

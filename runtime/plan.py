@@ -138,6 +138,7 @@ class Block:
         time_share: share of the original's measured latency that `saved_ms` amounts to.
         impact: mean loss on *fit* when this block alone is always bypassed.
         open_share: share of *fit* for which it is bypassed at the plan's level.
+        granularity_reason: why its gate decides on what it decides on.
     """
 
     region: Region
@@ -147,6 +148,7 @@ class Block:
     time_share: float = 0.0
     impact: float = 0.0
     open_share: float = 0.0
+    granularity_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,16 @@ class Plan:
     versions: Mapping[str, str]
     regions: int = 0
     schema: int = SCHEMA
+
+    @property
+    def by_batch(self) -> bool:
+        """Whether samples of a batch are decided on together, so that they are no independent units."""
+        together = any(gate.granularity == "batch" and gate.pooling != "constant" for gate in self._gates)
+        return self.batch_size > 1 and together
+
+    @property
+    def _gates(self) -> tuple[Gate, ...]:
+        return tuple(block.gate for block in self.blocks)
 
     def to_json(self, *, arrays: bool) -> str:
         """The plan as canonical JSON (sorted keys); without the arrays where the model already holds them."""
@@ -298,5 +310,6 @@ def _block(raw: Mapping[str, Any]) -> Block:
         region=Region(**{**region, **tuples, "targets": targets}),
         bypass=Bypass(bypass["kind"], {key: _decode_array(item) for key, item in bypass["arrays"].items()}),
         gate=Gate(**{**gate, "weight": _decode_array(gate["weight"]), "floor": _number(gate["floor"])}),
+        granularity_reason=raw["granularity_reason"],
         **numbers,
     )
