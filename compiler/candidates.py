@@ -26,8 +26,6 @@ ABLATION_UNITS = 150
 LAYER_KINDS = ("identity", "linear")
 """What may stand in for a whole layer; what lies between the two is hardly ever worth its measuring there."""
 
-TIMED_BATCHES = 4
-
 
 @dataclass(frozen=True)
 class Impact:
@@ -132,7 +130,7 @@ def _measure(
     session = instrument(surveyed.model, blocks)
     losses = ablate(session, judged, loss)[0].mean(axis=1)
     timed = session if is_plain(settings) else instrument_for(surveyed.model, blocks, settings)
-    costs = measure_costs(original, timed, typical(judged.items, TIMED_BATCHES))
+    costs = measure_costs(original, timed, typical(judged.items))
     rows = zip(blocks, losses, costs.saved, strict=True)
     return [Option(block.region, block.bypass, float(lost), float(saved)) for block, lost, saved in rows], costs
 
