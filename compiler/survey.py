@@ -50,11 +50,11 @@ def survey_model(source: Source, data: Dataset | None, exclude: Sequence[str] = 
     feeds = probe_feeds(model, inputs, data)
     _require_deterministic(model, feeds[0])
     types = probe_types(model, feeds)
-    survey = _with_rows(find_regions(model, types), model, types)
+    survey = with_rows(find_regions(model, types), model, types)
     return Surveyed(model, inputs, _without(survey, exclude), types)
 
 
-def _with_rows(survey: Survey, model: onnx.ModelProto, types: Mapping[str, ValueType]) -> Survey:
+def with_rows(survey: Survey, model: onnx.ModelProto, types: Mapping[str, ValueType]) -> Survey:
     """The same regions with what it takes to run them for some rows only."""
     flow, targets = Flow.of(model.graph), constant_targets(model, constants_of(model.graph))
 
