@@ -23,7 +23,7 @@ EXIT_INTERRUPTED = 130
 
 # The same as in `settings`, which takes long to import; a test compares them.
 BYPASSES = ("auto", "identity", "affine", "low-rank", "linear", "narrow")
-IMPACTS = ("ablation", "activation")
+IMPACTS = ("ablation", "gradient", "activation")
 GRANULARITIES = ("auto", "batch")
 
 

@@ -21,6 +21,7 @@ from skipc.compiler.console import Console
 from skipc.compiler.data import Batch, Dataset, batches, split
 from skipc.compiler.fit import GateFit
 from skipc.compiler.gating import Gated, gate_options
+from skipc.compiler.gradient import measure_gradients
 from skipc.compiler.impact import instrument, ungated
 from skipc.compiler.loss import Loss, Losses, resolve_loss
 from skipc.compiler.planner import ALWAYS, NEVER, Step, levels_of, window_of
@@ -134,8 +135,10 @@ def _compile_model(source: Source, data: Sequence[Dataset], settings: Settings, 
         splits, claim = _split_and_judge(surveyed, original, data, settings)
     with console.stage("observing activations"):
         studied = study(surveyed, splits.plain_fit, settings)
+    with console.stage("differentiating"):
+        gradients = measure_gradients(surveyed, original, splits.plain_fit, claim.output, claim.loss, settings)
     with console.stage("measuring the impact and cost of every region"):
-        candidates = measure_candidates(surveyed, original, studied, splits.fit, claim.loss, settings)
+        candidates = measure_candidates(surveyed, original, studied, gradients, splits.fit, claim.loss, settings)
     _require_candidates(candidates)
     with console.stage("fitting gates and laying the path"):
         seen = studied.activations

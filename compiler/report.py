@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from skipc.compiler.bench import Bench
+from skipc.compiler.candidates import Candidates
 from skipc.compiler.latency import Speedup
 from skipc.compiler.pipeline import Compiled, Measured
+from skipc.compiler.ranking import correlations
 from skipc.compiler.verify import Verification
 from skipc.passes.regions import Survey
 from skipc.runtime.plan import Certificate, Plan
@@ -155,7 +157,7 @@ def details_json(compiled: Compiled, output: str, seconds: float) -> Json:
             {name: _plain(getattr(item, name)) for name in item.__dataclass_fields__}
             for item in (candidates.impacts if candidates else ())
         ],
-        "activation_ablation_rank_correlation": rounded(candidates.correlation) if candidates else None,
+        "impact_measures": measures_json(candidates) if candidates else None,
         "blocks": [
             {
                 "name": block.region.name,
@@ -177,6 +179,18 @@ def details_json(compiled: Compiled, output: str, seconds: float) -> Json:
         "model_digest": compiled.plan.model_digest,
         "data_digests": dict(compiled.plan.data_digests),
         "versions": dict(compiled.plan.versions),
+    }
+
+
+def measures_json(candidates: Candidates) -> Json:
+    """How the measures of impact rank the regions, and how the gradient came about."""
+    found = candidates.gradients
+    return {
+        "rank_correlations": {pair: rounded(value) for pair, value in correlations(candidates.impacts).items()},
+        "gradient_method": found.method,
+        "gradient_samples": found.samples,
+        "gradient_deviation": None if found.deviation is None else rounded(found.deviation),
+        "gradient_reason": found.reason,
     }
 
 
@@ -206,7 +220,7 @@ def compile_text(details: Mapping[str, Any]) -> str:
             for b in details["blocks"]
         ],
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_measures_text(details)])
 
 
 def _speed_text(details: Mapping[str, Any]) -> list[str]:
@@ -247,7 +261,7 @@ def page(details: Mapping[str, Any]) -> bytes:
         _section("What is promised", f"<p>{html.escape(promise)}</p>"),
         _section("Speed", _speed_html(details)),
         _section("Blocks", _rows_html(details["blocks"])),
-        _section("Impact of every region that was measured", _rows_html(details["impacts"])),
+        _section("Impact of every region that was measured", _impacts_html(details)),
         _section("The path that was tested", _rows_html(details["path"])),
         _section("Refused", _rows_html(details["rejected"])),
         _section("Made from", f"<pre>{html.escape(json.dumps(_origin(details), indent=1))}</pre>"),
@@ -257,6 +271,25 @@ def page(details: Mapping[str, Any]) -> bytes:
     body = "".join(sections) + f'<script type="application/json" id="skipc-report">{data}</script>'
     title = html.escape(f"skipc: {details['output']}")
     return f"{_HEAD}<title>{title}</title><body><h1>{title}</h1>{body}</body></html>\n".encode()
+
+
+def _impacts_html(details: Mapping[str, Any]) -> str:
+    return _rows_html(details["impacts"]) + "".join(f"<p>{html.escape(line)}</p>" for line in _measures_text(details))
+
+
+def _measures_text(details: Mapping[str, Any]) -> list[str]:
+    """What to make of the three measures: activation and gradient predict, ablation is what really happened."""
+    found = details["impact_measures"]
+    if not found:
+        return []
+    pairs = ", ".join(f"{pair} {value:.2f}" for pair, value in found["rank_correlations"].items())
+    lines = [f"rank correlation of the measures of impact: {pairs}"] if pairs else []
+    if found["gradient_method"] == "none":
+        return [*lines, f"gradient not measured: {found['gradient_reason']}"]
+    method = f"gradient by {found['gradient_method']} on {found['gradient_samples']} samples"
+    if found["gradient_deviation"] is not None:
+        method += f", {found['gradient_deviation']:.1e} off central differences"
+    return [*lines, f"{method}: {found['gradient_reason']}" if found["gradient_reason"] else method]
 
 
 def _origin(details: Mapping[str, Any]) -> Json:

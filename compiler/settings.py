@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from skipc.passes.surrogate import KINDS
 
 BYPASSES = ("auto", *KINDS)
-IMPACTS = ("ablation", "activation")
+IMPACTS = ("ablation", "gradient", "activation")
 GRANULARITIES = ("auto", "batch")
 
 

@@ -64,7 +64,16 @@ def _contents(compiled: Compiled, details: Json) -> tuple[bytes, bytes, bytes]:
 
 
 def _without_details(details: Json) -> Json:
-    hidden = ("impacts", "path", "rejected", "model_digest", "data_digests", "versions", "static_blocks")
+    hidden = (
+        "impacts",
+        "impact_measures",
+        "path",
+        "rejected",
+        "model_digest",
+        "data_digests",
+        "versions",
+        "static_blocks",
+    )
     return {name: value for name, value in details.items() if name not in hidden}
 
 

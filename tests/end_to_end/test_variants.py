@@ -130,6 +130,21 @@ def test_each_data_set_is_certified(tmp_path: Path, calibration: Arrays) -> None
     assert plan["data_digests"] == digests
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("measure", ["gradient", "activation"])
+def test_another_measure_of_impact_shortlists(tmp_path: Path, measure: str) -> None:
+    """The blocks of `two_outputs` are wide, so that there is something to gain with half of them, too."""
+    model = tmp_path / "model.onnx"
+    onnx.save(two_outputs("batch"), model)
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).standard_normal((400, 6)).astype(np.float32))
+    words = ("--data", tmp_path / "data.npz", "--loss", "relative-l2", "--risk", 0.2, "--output", "scores")
+    ran = invoke("compile", model, *words, "--impact", measure, "--bypass", "linear")
+    assert ran.code == 0, ran.stderr
+    assert "gradient by reverse mode" in ran.stdout
+    plan = json.loads((tmp_path / "model.skip.plan.json").read_text(encoding="utf-8"))
+    assert 1 <= len(plan["blocks"]) <= 2
+
+
 def two_outputs(batch: int | str) -> onnx.ModelProto:
     """A residual network with wide blocks and two outputs, `sum` before `scores`."""
     net, width, hidden = Net(17), 128, 1024
