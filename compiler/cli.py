@@ -25,6 +25,7 @@ EXIT_INTERRUPTED = 130
 BYPASSES = ("auto", "identity", "affine", "low-rank", "linear", "narrow")
 IMPACTS = ("ablation", "gradient", "activation")
 GRANULARITIES = ("auto", "batch")
+GROUPINGS = ("none", "labels")
 
 
 def output_options(command: Command) -> Command:
@@ -46,6 +47,9 @@ threads_option = click.option(
 )
 batch_option = click.option(
     "--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Rows the model gets at a time."
+)
+group_option = click.option(
+    "--group-by", type=click.Choice(GROUPINGS), default="none", show_default=True, help="Certify each class by itself."
 )
 
 
@@ -103,6 +107,7 @@ def cli() -> None:
 @click.option("--granularity", type=click.Choice(GRANULARITIES), default="auto", show_default=True)
 @click.option("--bypass", type=click.Choice(BYPASSES), default="auto", show_default=True)
 @click.option("--impact", type=click.Choice(IMPACTS), default="ablation", show_default=True)
+@group_option
 @provider_option
 @batch_option
 @threads_option
@@ -141,6 +146,24 @@ def verify_command(**options: Any) -> None:
     from skipc.compiler.verbs import verify_verb
 
     _run(verify_verb, options)
+
+
+@cli.command("retune")
+@click.argument("compiled", type=click.Path(path_type=Path))
+@click.option("--level", type=click.IntRange(0), help="Put this level in force; 0 never bypasses.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Output file.  [default: COMPILED itself]")
+@click.option("--original", type=click.Path(path_type=Path), help="The model that was compiled.")
+@click.option("--data", multiple=True, metavar="[NAME=]PATH", help="Inputs to certify anew on; the compiler saw none.")
+@click.option("--risk", type=click.FloatRange(0, 1, True, True), help="Mean loss at most.  [default: as certified]")
+@click.option("--confidence", type=click.FloatRange(0, 1, True, True), help="[default: as certified]")
+@group_option
+@provider_option
+@output_options
+def retune_command(**options: Any) -> None:
+    """Change the level of COMPILED, or certify its levels on new data, without compiling again."""
+    from skipc.compiler.retune_verb import retune_verb
+
+    _run(retune_verb, options)
 
 
 @cli.command("bench")

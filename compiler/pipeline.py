@@ -206,8 +206,8 @@ def _split_and_judge(
     loss = resolve_loss(settings.loss, judged[0][0].references[0], labels)
     per_sample = settings.batch_size == 1 and all(len(item.indices) == 1 for item in judged[0][1].items)
     claim = Claim(loss, output, settings.risk, settings.confidence, loss.binary and per_sample)
-    for dataset, row in zip(data, judged, strict=True):
-        require_enough(claim, len(row[1].items), SHARES[1], settings.batch_size, where=dataset.name)
+    units = {dataset.name: len(row[1].items) for dataset, row in zip(data, judged, strict=True)}
+    require_enough(claim, units, SHARES[1], settings.batch_size)
     plain = tuple(item for row in parts for item in batches(row[0], 1, surveyed.inputs))
     fit = _joined([row[0] for row in judged])
     return Splits(fit, plain, tuple(row[1] for row in judged), tuple(row[2] for row in judged)), claim

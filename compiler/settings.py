@@ -9,6 +9,7 @@ from skipc.passes.surrogate import KINDS
 BYPASSES = ("auto", *KINDS)
 IMPACTS = ("ablation", "gradient", "activation")
 GRANULARITIES = ("auto", "batch")
+GROUPINGS = ("none", "labels")
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Settings:
         granularity: what one decision is made for.
         bypass: kind of bypass, or ``auto`` to choose for each block.
         impact: measure that shortlists blocks.
+        group_by: what is certified one by one beside the data sets themselves: nothing, or each class.
         provider: ``cpu`` or ``cuda``.
         batch_size: rows that the deployed model gets at a time.
         threads: intra-op threads of the deployed model.
@@ -39,6 +41,7 @@ class Settings:
     granularity: str = "auto"
     bypass: str = "auto"
     impact: str = "ablation"
+    group_by: str = "none"
     provider: str = "cpu"
     batch_size: int = 1
     threads: int = 1

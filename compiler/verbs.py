@@ -12,6 +12,7 @@ from skipc.compiler.build import build, require_same_model, serialized
 from skipc.compiler.console import Console
 from skipc.compiler.data import Dataset, batches, input_specs, load_dataset
 from skipc.compiler.emit import check_writable, write_all
+from skipc.compiler.groups import grouped
 from skipc.compiler.impact import time_shares
 from skipc.compiler.pipeline import Compiled, compile_model, compile_without_data, exposed
 from skipc.compiler.probe import probe_feeds
@@ -48,7 +49,7 @@ def compile_verb(
     source = load_model(model)
     if plan is not None:
         return _compile_from_plan(source, plan, files, settings, console, start)
-    datasets = _datasets(source, data)
+    datasets = grouped(_datasets(source, data), settings.group_by)
     if datasets:
         compiled = compile_model(source, datasets, settings, console)
     else:
