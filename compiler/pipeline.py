@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from skipc.compiler.bench import Bench, compare, run_shares, time_share_skipped
@@ -35,7 +36,7 @@ from skipc.compiler.verify import Verification, gates_shut_equality, verificatio
 from skipc.passes.expose import ExposeDecisions
 from skipc.runtime import names
 from skipc.runtime.errors import InputError, PromiseError
-from skipc.runtime.plan import Block, Bypass, Certificate, Gate, Plan
+from skipc.runtime.plan import Array, Block, Bypass, Certificate, Gate, Plan
 from skipc.runtime.session import Session, open_session
 
 SHARES = (0.4, 0.4, 0.2)
@@ -208,9 +209,9 @@ def _split_and_judge(
     claim = Claim(loss, output, settings.risk, settings.confidence, loss.binary and per_sample)
     units = {dataset.name: len(row[1].items) for dataset, row in zip(data, judged, strict=True)}
     require_enough(claim, units, SHARES[1], settings.batch_size)
-    plain = tuple(item for row in parts for item in batches(row[0], 1, surveyed.inputs))
-    fit = _joined([row[0] for row in judged])
-    return Splits(fit, plain, tuple(row[1] for row in judged), tuple(row[2] for row in judged)), claim
+    plain = [batches(row[0], 1, surveyed.inputs) for row in parts]
+    fit, plain_fit = joined([row[0] for row in judged], plain)
+    return Splits(fit, plain_fit, tuple(row[1] for row in judged), tuple(row[2] for row in judged)), claim
 
 
 def _output(original: Session, settings: Settings) -> str:
@@ -226,12 +227,21 @@ def _parts(dataset: Dataset, seed: int) -> list[Dataset]:
     return [dataset.subset(chosen) for chosen in split(len(dataset), SHARES, seed)]
 
 
-def _joined(parts: Sequence[Judged]) -> Judged:
-    """Several judged data sets as one, shuffled into one another so that its beginning stands for all of it."""
-    triples = [row for part in parts for row in zip(part.items, part.references, part.labels, strict=True)]
-    order = np.random.default_rng(0).permutation(len(triples)) if len(parts) > 1 else np.arange(len(triples))
-    items, references, labels = zip(*(triples[i] for i in order), strict=True)
-    return Judged(items, references, labels, parts[0].output)
+def joined(parts: Sequence[Judged], plain: Sequence[Sequence[Batch]]) -> tuple[Judged, tuple[Batch, ...]]:
+    """Several judged data sets as one, shuffled into one another so that its beginning stands for all of it.
+
+    Args:
+        parts: one for each data set.
+        plain: the samples of each of them one by one, which stay in the order of the batches that they are in.
+    """
+    units: list[tuple[Batch, Array, NDArray[np.int64] | None, Sequence[Batch]]] = []
+    for part, samples in zip(parts, plain, strict=True):
+        ends = np.cumsum([len(item.indices) for item in part.items])
+        own = [samples[end - len(item.indices) : end] for item, end in zip(part.items, ends, strict=True)]
+        units += zip(part.items, part.references, part.labels, own, strict=True)
+    order = np.random.default_rng(0).permutation(len(units)) if len(parts) > 1 else np.arange(len(units))
+    items, references, labels, singles = zip(*(units[i] for i in order), strict=True)
+    return Judged(items, references, labels, parts[0].output), tuple(item for unit in singles for item in unit)
 
 
 def _certified_levels(gated: Gated, splits: Splits, claim: Claim) -> Levels:

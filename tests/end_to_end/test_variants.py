@@ -131,7 +131,7 @@ def test_each_data_set_is_certified(tmp_path: Path, calibration: Arrays) -> None
 
 
 def residual_with_classes(folder: Path) -> Path:
-    """`two_outputs` in a folder, with 300 samples of one class in ``one.npz`` and 150 of each of three in ``three.npz``."""
+    """`two_outputs` in a folder; ``one.npz`` has 300 samples of one class, ``three.npz`` 150 of each of three."""
     onnx.save(two_outputs("batch"), folder / "model.onnx")
     random = np.random.default_rng(0)
     for name, labels in (("one", np.zeros(300, np.int64)), ("three", np.repeat(np.arange(3), 150))):
