@@ -29,6 +29,7 @@ from skipc.compiler.planner import ALWAYS, NEVER, Step, levels_of, window_of
 from skipc.compiler.probe import probe_feeds
 from skipc.compiler.running import Judged, judge, run_gated, run_plain
 from skipc.compiler.settings import Settings
+from skipc.compiler.shift import LeftOut, estimate_shift
 from skipc.compiler.source import Source
 from skipc.compiler.static import Static, best_static
 from skipc.compiler.survey import Surveyed, survey_model
@@ -102,6 +103,7 @@ class Compiled:
         gate_fits: by region, of all gates that were fitted.
         static: the alternative without gates.
         measured: on *test*; None without data.
+        shift: what happened to clusters of the data that were left out; empty with several data sets.
     """
 
     model: onnx.ModelProto
@@ -113,6 +115,7 @@ class Compiled:
     gate_fits: Mapping[str, GateFit] = field(default_factory=dict)
     static: Static | None = None
     measured: Measured | None = None
+    shift: tuple[LeftOut, ...] = ()
 
 
 def compile_model(source: Source, data: Sequence[Dataset], settings: Settings, console: Console) -> Compiled:
@@ -153,8 +156,12 @@ def _compile_model(source: Source, data: Sequence[Dataset], settings: Settings, 
         static = _static(surveyed, candidates, splits, claim)
         measured = _measure(surveyed, original, model, plan, static, data, splits, claim)
     _require_promises(measured)
+    with console.stage("estimating behaviour under shift"):
+        # With several data sets each of them is certified, which says more.
+        lone = candidates.chosen if len(data) == 1 else ()
+        shift = estimate_shift(surveyed.model, lone, studied.activations, splits.fit, claim, settings.seed)
     fits = {block.region.name: fit for block, fit in zip(gated.blocks, gated.fits, strict=True)}
-    return Compiled(model, plan, surveyed, claim.loss, candidates, gated.path, fits, static, measured)
+    return Compiled(model, plan, surveyed, claim.loss, candidates, gated.path, fits, static, measured, shift)
 
 
 def compile_without_data(source: Source, settings: Settings, console: Console) -> Compiled:

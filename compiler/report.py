@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from skipc.compiler.bench import Bench
-from skipc.compiler.candidates import Candidates
 from skipc.compiler.latency import Speedup
 from skipc.compiler.pipeline import Compiled, Measured
-from skipc.compiler.ranking import correlations
+from skipc.compiler.report_measures import measures_json, measures_text, rounded, shift_json, shift_text
 from skipc.compiler.verify import Verification
 from skipc.passes.regions import Survey
 from skipc.runtime.plan import Certificate, Plan
@@ -19,11 +18,6 @@ from skipc.runtime.plan import Certificate, Plan
 SCHEMA = 1
 
 Json = dict[str, Any]
-
-
-def rounded(value: float, digits: int = 4) -> float:
-    """A number with so many significant digits."""
-    return float(f"{value:.{digits}g}")
 
 
 def speedup_json(speedup: Speedup) -> Json:
@@ -174,23 +168,12 @@ def details_json(compiled: Compiled, output: str, seconds: float) -> Json:
             for block, share in zip(compiled.plan.blocks, shares, strict=True)
         ],
         "static_blocks": [block.region.name for block in compiled.static.blocks] if compiled.static else [],
+        "shift": shift_json(compiled.shift),
         "path": [{"loss": rounded(step.loss), "saved_ms": rounded(step.saved_ms)} for step in compiled.path],
         "rejected": survey_json(compiled.surveyed.survey, {})["rejected"],
         "model_digest": compiled.plan.model_digest,
         "data_digests": dict(compiled.plan.data_digests),
         "versions": dict(compiled.plan.versions),
-    }
-
-
-def measures_json(candidates: Candidates) -> Json:
-    """How the measures of impact rank the regions, and how the gradient came about."""
-    found = candidates.gradients
-    return {
-        "rank_correlations": {pair: rounded(value) for pair, value in correlations(candidates.impacts).items()},
-        "gradient_method": found.method,
-        "gradient_samples": found.samples,
-        "gradient_deviation": None if found.deviation is None else rounded(found.deviation),
-        "gradient_reason": found.reason,
     }
 
 
@@ -220,7 +203,7 @@ def compile_text(details: Mapping[str, Any]) -> str:
             for b in details["blocks"]
         ],
     )
-    return "\n".join([*lines, *_measures_text(details)])
+    return "\n".join([*lines, *measures_text(details["impact_measures"]), *shift_text(details["shift"])])
 
 
 def _speed_text(details: Mapping[str, Any]) -> list[str]:
@@ -262,6 +245,7 @@ def page(details: Mapping[str, Any]) -> bytes:
         _section("Speed", _speed_html(details)),
         _section("Blocks", _rows_html(details["blocks"])),
         _section("Impact of every region that was measured", _impacts_html(details)),
+        _section("Unfamiliar data, estimated", _shift_html(details["shift"])),
         _section("The path that was tested", _rows_html(details["path"])),
         _section("Refused", _rows_html(details["rejected"])),
         _section("Made from", f"<pre>{html.escape(json.dumps(_origin(details), indent=1))}</pre>"),
@@ -274,22 +258,13 @@ def page(details: Mapping[str, Any]) -> bytes:
 
 
 def _impacts_html(details: Mapping[str, Any]) -> str:
-    return _rows_html(details["impacts"]) + "".join(f"<p>{html.escape(line)}</p>" for line in _measures_text(details))
+    return _rows_html(details["impacts"]) + "".join(
+        f"<p>{html.escape(line)}</p>" for line in measures_text(details["impact_measures"])
+    )
 
 
-def _measures_text(details: Mapping[str, Any]) -> list[str]:
-    """What to make of the three measures: activation and gradient predict, ablation is what really happened."""
-    found = details["impact_measures"]
-    if not found:
-        return []
-    pairs = ", ".join(f"{pair} {value:.2f}" for pair, value in found["rank_correlations"].items())
-    lines = [f"rank correlation of the measures of impact: {pairs}"] if pairs else []
-    if found["gradient_method"] == "none":
-        return [*lines, f"gradient not measured: {found['gradient_reason']}"]
-    method = f"gradient by {found['gradient_method']} on {found['gradient_samples']} samples"
-    if found["gradient_deviation"] is not None:
-        method += f", {found['gradient_deviation']:.1e} off central differences"
-    return [*lines, f"{method}: {found['gradient_reason']}" if found["gradient_reason"] else method]
+def _shift_html(found: Mapping[str, Any] | None) -> str:
+    return f"<p>{html.escape(found['note'])}</p>{_rows_html(found['clusters'])}" if found else ""
 
 
 def _origin(details: Mapping[str, Any]) -> Json:

@@ -74,6 +74,7 @@ def _without_details(details: Json) -> Json:
         "data_digests",
         "versions",
         "static_blocks",
+        "shift",
     )
     return {name: value for name, value in details.items() if name not in hidden}
 

@@ -25,8 +25,8 @@ def values(items: tuple[Batch, ...]) -> list[int]:
 @pytest.mark.parametrize("sizes", [[1] * 7, [3, 3, 1], [2]])
 def test_joined_data_sets_keep_samples_with_their_batches(sizes: list[int]) -> None:
     """Gates are fitted on what single samples show and on what their batches lose: both must be in one order."""
-    judged, singles = zip(part(0, sizes), part(100, [2, 2]), strict=True)
-    fit, plain = joined(judged, singles)
+    first, second = part(0, sizes), part(100, [2, 2])
+    fit, plain = joined([first[0], second[0]], [first[1], second[1]])
     assert values(fit.items) == values(plain)
     assert sorted(values(plain)) == [*range(sum(sizes)), *range(100, 104)]
     for item, reference, labels in zip(fit.items, fit.references, fit.labels, strict=True):
@@ -35,8 +35,8 @@ def test_joined_data_sets_keep_samples_with_their_batches(sizes: list[int]) -> N
 
 
 def test_several_data_sets_are_shuffled_into_one_another_and_one_is_not() -> None:
-    judged, singles = zip(part(0, [1] * 20), part(100, [1] * 20), strict=True)
-    fit, _ = joined(judged, singles)
+    first, second = part(0, [1] * 20), part(100, [1] * 20)
+    fit, _ = joined([first[0], second[0]], [first[1], second[1]])
     assert 2 <= sum(value >= 100 for value in values(fit.items[:12])) <= 10
-    alone, plain = joined(judged[:1], singles[:1])
+    alone, plain = joined([first[0]], [first[1]])
     assert values(alone.items) == values(plain) == list(range(20))

@@ -23,13 +23,13 @@ from skipc.compiler.report import (
     certificate_json,
     compile_text,
     details_json,
-    measures_json,
     page,
-    rounded,
     table,
     verification_json,
 )
+from skipc.compiler.report_measures import measures_json, rounded, shift_json
 from skipc.compiler.settings import Settings
+from skipc.compiler.shift import NOTE, LeftOut, Tried
 from skipc.compiler.source import load_model
 from skipc.compiler.verify import Equality, Verification
 from skipc.runtime.plan import Certificate
@@ -188,6 +188,21 @@ def test_the_measures_of_impact_stand_side_by_side(details: dict[str, Any]) -> N
 def test_a_gradient_that_was_not_measured_gives_its_reason(details: dict[str, Any]) -> None:
     found = with_measures(details, Gradients({}, "none", 0, None, "too large"))
     assert compile_text(found).splitlines()[-1] == "gradient not measured: too large"
+
+
+def test_clusters_left_out_are_shown_with_what_they_can_tell(details: dict[str, Any]) -> None:
+    clusters = [
+        LeftOut(units, Tried(0.04, gated, 2.0, 1.0), Tried(0.045, static, 2.5, 2.5))
+        for units, gated, static in ((60, 0.0525, 0.0625), (40, 0.03125, 0.12361))
+    ]
+    found = {**details, "shift": shift_json(clusters)}
+    assert found["shift"]["clusters"][1]["static_left_out_loss"] == 0.1236
+    last = compile_text(found).splitlines()[-1]
+    assert "worst of 2 clusters left out: mean loss 0.0525 with gates, 0.1236 without" in last
+    text = parsed(page(found)).text
+    assert NOTE in text
+    assert "0.0625" in text
+    assert NOTE not in parsed(page(details)).text
 
 
 def test_the_summary_of_a_plan_claims_no_speed(details: dict[str, Any]) -> None:
