@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from skipc.compiler.data import Batch
+from skipc.compiler.executors import Local
 from skipc.compiler.fit import fit_bypass
 from skipc.compiler.gradient import Gradients
 from skipc.compiler.impact import Costs, ablate, instrument, instrument_for, is_plain, measure_costs, typical, ungated
@@ -140,9 +141,10 @@ def _rungs(surveyed: Surveyed, studied: Studied, settings: Settings) -> list[lis
 def _measure(
     surveyed: Surveyed, original: Session, blocks: Sequence[Block], judged: Judged, loss: Loss, settings: Settings
 ) -> tuple[list[Option], Costs]:
-    session = instrument(surveyed.model, blocks)
+    session = instrument(surveyed.model, blocks, surveyed.executor)
     losses = ablate(session, len(blocks), judged, loss)[0].mean(axis=1)
-    timed = session if is_plain(settings) else instrument_for(surveyed.model, blocks, settings)
+    here = is_plain(settings) and isinstance(surveyed.executor, Local)
+    timed = session if here else instrument_for(surveyed.model, blocks, settings)
     costs = measure_costs(original, timed, len(blocks), typical(judged.items, TIMED_BATCHES))
     rows = zip(blocks, losses, costs.saved, strict=True)
     return [Option(block.region, block.bypass, float(lost), float(saved)) for block, lost, saved in rows], costs

@@ -60,7 +60,7 @@ def gate_options(
 ) -> Gated:
     """Fit a gate for each option, lay the path on *fit*, and drop the gates that it never opens within the limit."""
     plain = [ungated(option.region, option.bypass) for option in options]
-    session = instrument(surveyed.model, plain)
+    session = instrument(surveyed.model, plain, surveyed.executor)
     losses, smooth = ablate(session, len(plain), judged, claim.loss)
     pooled = [_by_unit(observed[option.region.name].pooled, judged) for option in options]
     fits = [fit_gate(features, impact) for features, impact in zip(pooled, smooth, strict=True)]
@@ -82,7 +82,7 @@ def _only(surveyed: Surveyed, whole: Gated, gates: Sequence[int], limit: float) 
         if step.loss <= HEADROOM * limit
     )
     blocks = kept(whole.blocks)
-    return Gated(blocks, kept(whole.fits), path, instrument(surveyed.model, blocks))
+    return Gated(blocks, kept(whole.fits), path, instrument(surveyed.model, blocks, surveyed.executor))
 
 
 def _by_unit(pooled: NDArray[np.float32], judged: Judged) -> NDArray[np.float32]:
@@ -114,7 +114,7 @@ def _with_path(
         )
         for gate, (block, saved) in enumerate(zip(blocks, costs.saved, strict=True))
     )
-    session = instrument(surveyed.model, measured)
+    session = instrument(surveyed.model, measured, surveyed.executor)
     scores = run_gated(session, shut(len(blocks)), judged, claim.loss).unit_scores
     few = judged.first(PATH_UNITS[claim.loss.binary])
     offer = Offer(scores.T.astype(np.float64), losses[1], costs.saved, costs.gate)

@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from skipc.compiler.data import Batch
+from skipc.compiler.executors import Executor, Local
 from skipc.compiler.latency import Run, interleaved
 from skipc.compiler.loss import Loss
 from skipc.compiler.running import Judged, Window, opened, run_gated, shut
@@ -22,16 +23,22 @@ from skipc.runtime.plan import Array, Block, Bypass, Gate, Region
 from skipc.runtime.session import Session, open_session
 
 
-def instrument(model: onnx.ModelProto, blocks: Sequence[Block]) -> Session:
+def instrument(model: onnx.ModelProto, blocks: Sequence[Block], executor: Executor) -> Session:
     """The instrumented model: every block behind its `If`, thresholds as an input, decisions and scores as outputs."""
-    return instrument_for(model, blocks, Settings())
+    return executor.open(_instrumented(model, blocks))
 
 
 def instrument_for(model: onnx.ModelProto, blocks: Sequence[Block], settings: Settings) -> Session:
-    """The instrumented model, opened as the deployed one will be."""
+    """The instrumented model, opened here as the deployed one will be, for timing."""
+    return open_session(_instrumented(model, blocks), provider=settings.provider, threads=settings.threads)
+
+
+def _instrumented(model: onnx.ModelProto, blocks: Sequence[Block]) -> bytes:
     regions = tuple(block.region for block in blocks)
-    gated = run_passes(model, [InjectGates(tuple(blocks), InputWindow()), ExposeDecisions(regions)])
-    return open_session(gated.SerializeToString(), provider=settings.provider, threads=settings.threads)
+    data: bytes = run_passes(
+        model, [InjectGates(tuple(blocks), InputWindow()), ExposeDecisions(regions)]
+    ).SerializeToString()
+    return data
 
 
 def is_plain(settings: Settings) -> bool:
@@ -98,7 +105,9 @@ def time_shares(model: onnx.ModelProto, regions: Sequence[Region], feeds: Mappin
     if not blocks:
         return {}
     batch = Batch(feeds, (0,), None)
-    costs = measure_costs(open_session(model.SerializeToString()), instrument(model, blocks), len(blocks), [batch])
+    costs = measure_costs(
+        open_session(model.SerializeToString()), instrument(model, blocks, Local()), len(blocks), [batch]
+    )
     return {region.name: float(saved / costs.original) for region, saved in zip(regions, costs.saved, strict=True)}
 
 

@@ -20,6 +20,7 @@ from skipc.compiler.candidates import Candidates, measure_candidates, study
 from skipc.compiler.certify import Claim, certify, require_enough
 from skipc.compiler.console import Console
 from skipc.compiler.data import Batch, Dataset, batches, split
+from skipc.compiler.executors import Executor, executor_for
 from skipc.compiler.fit import GateFit
 from skipc.compiler.gating import Gated, gate_options
 from skipc.compiler.gradient import measure_gradients
@@ -104,6 +105,7 @@ class Compiled:
         static: the alternative without gates.
         measured: on *test*; None without data.
         shift: what happened to clusters of the data that were left out; empty with several data sets.
+        gated: all blocks that got a gate and the path through their thresholds; None without data.
     """
 
     model: onnx.ModelProto
@@ -116,6 +118,7 @@ class Compiled:
     static: Static | None = None
     measured: Measured | None = None
     shift: tuple[LeftOut, ...] = ()
+    gated: Gated | None = None
 
 
 def compile_model(source: Source, data: Sequence[Dataset], settings: Settings, console: Console) -> Compiled:
@@ -126,13 +129,15 @@ def compile_model(source: Source, data: Sequence[Dataset], settings: Settings, c
         PromiseError: there is too little data for the risk, or nothing could be gained at it.
     """
     # Many small products: with threads of its own the BLAS waits more than it works, by far where cores are shared.
-    with threadpool_limits(1):
-        return _compile_model(source, data, settings, console)
+    with threadpool_limits(1), executor_for(settings.workers, settings.dask) as executor:
+        return _compile_model(source, data, settings, console, executor)
 
 
-def _compile_model(source: Source, data: Sequence[Dataset], settings: Settings, console: Console) -> Compiled:
+def _compile_model(
+    source: Source, data: Sequence[Dataset], settings: Settings, console: Console, executor: Executor
+) -> Compiled:
     with console.stage("finding regions"):
-        surveyed = survey_model(source, data[0], settings.exclude)
+        surveyed = replace(survey_model(source, data[0], settings.exclude), executor=executor)
     _require_regions(surveyed)
     original = open_session(_bytes(surveyed.model), provider=settings.provider, threads=settings.threads)
     with console.stage("running the original on the data"):
@@ -159,9 +164,9 @@ def _compile_model(source: Source, data: Sequence[Dataset], settings: Settings, 
     with console.stage("estimating behaviour under shift"):
         # With several data sets each of them is certified, which says more.
         lone = candidates.chosen if len(data) == 1 else ()
-        shift = estimate_shift(surveyed.model, lone, studied.activations, splits.fit, claim, settings.seed)
+        shift = estimate_shift(surveyed, lone, studied.activations, splits.fit, claim, settings.seed)
     fits = {block.region.name: fit for block, fit in zip(gated.blocks, gated.fits, strict=True)}
-    return Compiled(model, plan, surveyed, claim.loss, candidates, gated.path, fits, static, measured, shift)
+    return Compiled(model, plan, surveyed, claim.loss, candidates, gated.path, fits, static, measured, shift, gated)
 
 
 def compile_without_data(source: Source, settings: Settings, console: Console) -> Compiled:
@@ -334,7 +339,7 @@ def _bare_plan(
 
 def _static(surveyed: Surveyed, candidates: Candidates, splits: Splits, claim: Claim) -> Static | None:
     blocks = [ungated(option.region, option.bypass) for option in candidates.chosen]
-    session = instrument(surveyed.model, blocks)
+    session = instrument(surveyed.model, blocks, surveyed.executor)
     return best_static(session, blocks, candidates.chosen, splits.fit, splits.calibrate, claim)
 
 

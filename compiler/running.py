@@ -29,9 +29,15 @@ def workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_parallel(function: Callable[[Batch], Result], items: Sequence[Batch]) -> list[Result]:
-    """Map over batches, in order, on all cores; ONNX Runtime works outside Python's lock."""
-    with ThreadPoolExecutor(workers()) as pool:
+def in_parallel(function: Callable[[Batch], Result], items: Sequence[Batch], at_once: int = 0) -> list[Result]:
+    """Map over batches, in order, on all cores; ONNX Runtime works outside Python's lock.
+
+    Args:
+        function: runs a batch.
+        items: the batches.
+        at_once: `Session.parallel` of what runs them.
+    """
+    with ThreadPoolExecutor(at_once or workers()) as pool:
         return list(pool.map(function, items))
 
 
@@ -113,7 +119,7 @@ def run_gated(session: Session, window: Window | None, judged: Judged, loss: Los
     """
     extra: Mapping[str, Array] = {} if window is None else {names.WINDOW: window}
     wanted = [judged.output, names.DECISIONS, names.SCORES]
-    results = in_parallel(lambda item: session.run({**item.feeds, **extra}, wanted), judged.items)
+    results = in_parallel(lambda item: session.run({**item.feeds, **extra}, wanted), judged.items, session.parallel)
     rows = list(zip(judged.items, judged.references, judged.labels, results, strict=True))
 
     def losses(measure: Measure) -> Losses:

@@ -32,6 +32,8 @@ class Settings:
         level_input: let callers override the level.
         exclude: patterns of region names that stay as they are.
         seed: of every random choice.
+        workers: processes that measure losses; 0 for threads of this one.
+        dask: address of a Dask scheduler whose workers measure losses; empty for none.
     """
 
     loss: str = "auto"
@@ -49,3 +51,5 @@ class Settings:
     level_input: bool = False
     exclude: tuple[str, ...] = ()
     seed: int = 0
+    workers: int = 0
+    dask: str = ""

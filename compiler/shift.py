@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from skipc.compiler.certify import Claim
@@ -24,6 +23,7 @@ from skipc.compiler.loss import Loss
 from skipc.compiler.moments import Observed
 from skipc.compiler.options import Option
 from skipc.compiler.running import Judged, opened, workers
+from skipc.compiler.survey import Surveyed
 from skipc.runtime import names
 from skipc.runtime.session import Session
 
@@ -108,7 +108,7 @@ class LeftOut:
 
 
 def estimate_shift(
-    model: onnx.ModelProto,
+    surveyed: Surveyed,
     options: Sequence[Option],
     observed: Mapping[str, Observed],
     judged: Judged,
@@ -118,7 +118,7 @@ def estimate_shift(
     """Cluster one data set by what its deepest block sees, and leave out one cluster after the other.
 
     Args:
-        model: normalised original.
+        surveyed: the original.
         options: one for each gate, in graph order; without any there is nothing to estimate.
         observed: by region, of each sample of `judged`.
         judged: data that nothing is certified on.
@@ -128,7 +128,8 @@ def estimate_shift(
     if not options:
         return ()
     few = judged.first(UNITS[claim.loss.binary])
-    session = instrument(model, [ungated(option.region, option.bypass) for option in options])
+    blocks = [ungated(option.region, option.bypass) for option in options]
+    session = instrument(surveyed.model, blocks, surveyed.executor)
     features = [unit_means(observed[option.region.name].pooled, few) for option in options]
     losses = ablate(session, len(options), few, claim.loss)[1]
     saved = np.array([option.saved_ms for option in options])
@@ -155,7 +156,7 @@ def runner(session: Session, judged: Judged, loss: Loss) -> Run:
     def run(units: NDArray[np.int64], patterns: Pattern) -> NDArray[np.float64]:
         keys = [(int(unit), pattern.tobytes()) for unit, pattern in zip(units, patterns, strict=True)]
         new = [i for i, key in enumerate(keys) if key not in remembered]
-        with ThreadPoolExecutor(workers()) as pool:
+        with ThreadPoolExecutor(session.parallel or workers()) as pool:
             found = pool.map(lambda i: lost(keys[i][0], patterns[i]), new)
             remembered.update((keys[i], value) for i, value in zip(new, found, strict=True))
         return np.array([remembered[key] for key in keys])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 
 import onnx
 
 from skipc.compiler.build import normalized
 from skipc.compiler.data import Dataset, InputSpec, input_specs
+from skipc.compiler.executors import Executor, Local
 from skipc.compiler.probe import probe_feeds, probe_types
 from skipc.compiler.source import Source
 from skipc.passes.regions import Rejection, Survey, find_regions
@@ -26,11 +27,13 @@ class Surveyed:
         model: normalised.
         inputs: what it must be fed.
         survey: its regions and the refusals, without what the user excluded.
+        executor: where losses of changed versions of it are measured.
     """
 
     model: onnx.ModelProto
     inputs: tuple[InputSpec, ...]
     survey: Survey
+    executor: Executor = field(default_factory=Local)
 
 
 def survey_model(source: Source, data: Dataset | None, exclude: Sequence[str] = ()) -> Surveyed:

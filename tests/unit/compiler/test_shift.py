@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from skipc.compiler.certify import Claim
-from skipc.compiler.data import Batch
+from skipc.compiler.data import Batch, input_specs
+from skipc.compiler.executors import Local
 from skipc.compiler.impact import instrument, ungated
 from skipc.compiler.loss import Loss, relative_l2
 from skipc.compiler.moments import observe
@@ -24,6 +25,7 @@ from skipc.compiler.shift import (
     runner,
     unit_means,
 )
+from skipc.compiler.survey import Surveyed
 from skipc.runtime.plan import Bypass
 from skipc.runtime.session import open_session
 from tests.gated import surveyed
@@ -102,7 +104,8 @@ def judged(network: Network, sizes: list[int]) -> Judged:
 def test_patterns_are_run_and_remembered() -> None:
     network = mlp()
     found = surveyed(network)
-    session = instrument(found.model, [ungated(region, Bypass("identity")) for region in found.survey.blocks])
+    blocks = [ungated(region, Bypass("identity")) for region in found.survey.blocks]
+    session = instrument(found.model, blocks, Local())
     data = judged(network, [2, 1, 3])
     run = runner(session, data, LOSS)
     patterns = np.array([[False] * 3, [True, False, True], [True, False, True]])
@@ -126,8 +129,9 @@ def test_a_network_is_estimated_the_same_way_every_time() -> None:
     observed = observe(found.model, found.survey.blocks, data.items)
     options = [Option(region, Bypass("identity"), 0.1, 1.0) for region in found.survey.blocks]
     claim = Claim(LOSS, "y", 0.4, 0.95, binary=False)
-    first, second = (estimate_shift(found.model, options, observed, data, claim, 0) for _ in range(2))
+    original = Surveyed(found.model, input_specs(found.model), found.survey)
+    first, second = (estimate_shift(original, options, observed, data, claim, 0) for _ in range(2))
     assert first == second
     assert 2 <= len(first) <= 4
     assert sum(item.units for item in first) <= 80
-    assert estimate_shift(found.model, [], observed, data, claim, 0) == ()
+    assert estimate_shift(original, [], observed, data, claim, 0) == ()
