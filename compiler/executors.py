@@ -31,6 +31,9 @@ TRIES = 3
 KEPT = 4
 """Models that a worker keeps open."""
 
+AHEAD = 4
+"""Runs on their way to a thread of a cluster, so that it need not wait for the next one."""
+
 CONNECT_SECONDS = 10
 
 Feeds = Mapping[str, Array]
@@ -148,11 +151,12 @@ class Cluster:
             raise InputError("dask-unreachable", what, where=f"--dask {address}", hint=hint) from error
         self._dead = (KilledWorker, CancelledError)
         self._models: dict[str, Any] = {}
+        self._lock = Lock()
 
     def open(self, model: bytes) -> Session:
         """See `Executor.open`."""
         threads = sum(self._client.nthreads().values())
-        return Remote(model, self._send, self._dead, self._renew).session(max(1, threads))
+        return Remote(model, self._send, self._dead, self._renew).session(max(1, AHEAD * threads))
 
     def close(self) -> None:
         """Leave the cluster; its workers stay."""
@@ -167,8 +171,11 @@ class Cluster:
         return result
 
     def _renew(self, remote: Remote) -> None:
-        """Place a model on the cluster; what only a dead worker held is lost."""
-        self._models[remote.digest] = self._client.scatter(remote.model, hash=False, broadcast=True)
+        """Place a model on the cluster, anew where the worker that held it died; for all threads, the first does it."""
+        with self._lock:
+            held = self._models.get(remote.digest)
+            if held is None or held.status != "finished":
+                self._models[remote.digest] = self._client.scatter(remote.model, hash=False)
 
 
 class _Shelf:
