@@ -19,10 +19,11 @@ from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
 from skipc.passes.base import run_passes
 from skipc.passes.mask import MaskRegions
+from skipc.passes.pads import SplitPads
 from skipc.runtime import names
 from skipc.runtime.session import open_session
 from tests.gated import Array, run, surveyed
-from tests.graphs import Network, conv_net, mbconv, mlp, transformer
+from tests.graphs import Net, Network, conv_net, mbconv, mlp, transformer
 
 BUILDS = [transformer, lambda: transformer(norm="pre", fused=True), conv_net, mbconv, lambda: mlp(tail="Tanh")]
 ASKED = Settings(impact="gradient")
@@ -123,6 +124,28 @@ def test_a_wrong_rule_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.method == CENTRAL
     assert found.reason.endswith("from central differences")
     assert found.impact == pytest.approx(right.impact, rel=0.01)
+
+
+def unequally_padded() -> Network:
+    """Residual blocks before a convolution of stride 2 that pads one side only, as exporters write "same" padding."""
+    net = Net()
+    value = net.conv("image", 3, 8, 3)
+    for _ in range(2):
+        value = net.node("Add", value, net.conv(net.node("Tanh", net.conv(value, 8, 8, 3)), 8, 8, 3))
+    kernel = net.weight(8, 8, 3, 3, scale=0.3)
+    value = net.node("Conv", value, kernel, kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1])
+    value = net.node("Tanh", value)
+    net.node("Gemm", net.node("Flatten", value), net.weight(72, 5), net.weight(5), output="logits")
+    return net.network([net.tensor("image", "batch", 3, 6, 6)], [net.tensor("logits", "batch", 5)])
+
+
+def test_unequal_padding_is_differentiated_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without `SplitPads` onnx-ad 0.3.0 is off by more than what it computes, and is found out."""
+    found = measured(unequally_padded())
+    assert found.method == REVERSE
+    monkeypatch.setattr(SplitPads, "apply", lambda _self, model: model)
+    unsplit = measured(unequally_padded())
+    assert unsplit.impact == pytest.approx(found.impact, rel=0.01)
 
 
 def test_without_the_package_differences_do(monkeypatch: pytest.MonkeyPatch) -> None:
