@@ -21,11 +21,20 @@ def grouped(data: Sequence[Dataset], by: str) -> tuple[Dataset, ...]:
         by: ``none`` or ``labels``.
 
     Raises:
-        InputError: ``labels-missing`` or ``labels-mixed``: there are no classes to go by.
+        InputError: ``data-name-twice``; ``labels-missing`` or ``labels-mixed``: there are no classes to go by.
     """
+    _require_names(data)
     if by == "none":
         return tuple(data)
     return tuple(group for dataset in data for group in _classes(dataset))
+
+
+def _require_names(data: Sequence[Dataset]) -> None:
+    names = [dataset.name for dataset in data]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        hint = "name them: --data NAME=PATH"
+        raise InputError("data-name-twice", f"two data sets are called {twice}", where="--data", hint=hint)
 
 
 def _classes(dataset: Dataset) -> list[Dataset]:

@@ -47,7 +47,9 @@ def retune_verb(
         _require_nothing_else(original, data, terms["risk"], terms["confidence"], group_by)
         change = SetLevel(level)
     elif original is None or not data:
-        raise InputError("usage", "missing option '--level', or '--original' and '--data'", where="retune", hint=HINT)
+        raise InputError(
+            "usage", "missing option '--level', or '--original' and '--data'", where="skipc retune", hint=HINT
+        )
     else:
         change = _recertified(console, model, original, (tuple(data), group_by), Terms(**terms))
     changed = run_passes(model, [change])
@@ -68,7 +70,7 @@ def _require_nothing_else(
     """Refuse a level beside what certifying takes: certifying settles the level itself."""
     if original or data or risk or confidence or group_by != "none":
         what = "--level moves between levels that are certified; every other option is for certifying them anew"
-        raise InputError("usage", what, where="retune", hint=HINT)
+        raise InputError("usage", what, where="skipc retune", hint=HINT)
 
 
 def _recertified(

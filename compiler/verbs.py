@@ -97,12 +97,7 @@ def _datasets(source: Source, specs: Sequence[str]) -> tuple[Dataset, ...]:
     if not specs and sidecar.exists():
         specs = (f"{source.path.stem}={sidecar}",)
     inputs = input_specs(source.model)
-    found = tuple(load_dataset(spec, inputs) for spec in specs)
-    names = [dataset.name for dataset in found]
-    if len(set(names)) < len(names):
-        hint = "name them: --data NAME=PATH"
-        raise InputError("data-name-twice", f"two data sets are called {names[0]}", where="--data", hint=hint)
-    return found
+    return tuple(load_dataset(spec, inputs) for spec in specs)
 
 
 def _compile_from_plan(

@@ -103,6 +103,7 @@ def test_every_class_can_be_certified(demo: Compiled, copy: Path, labelled: Path
         (("--original", "ORIGINAL", "--data", "CALIBRATION"), 2, "data-not-new"),
         (("--original", "ORIGINAL", "--data", "TEST", "--risk", 1e-9), 1, "too-few-samples"),
         (("--original", "COPY", "--data", "TEST"), 2, "output-is-input"),
+        (("--original", "ORIGINAL", "--data", "TEST", "--data", "TEST"), 2, "data-name-twice"),
         (("--level", 1, "-o", "no/such/folder.onnx"), 2, "output-unwritable"),
     ],
 )

@@ -40,6 +40,13 @@ def test_without_grouping_nothing_changes() -> None:
     assert grouped(given, "none") == tuple(given)
 
 
+@pytest.mark.parametrize("by", ["none", "labels"])
+def test_names_are_given_once(by: str) -> None:
+    with pytest.raises(InputError, match="called b") as caught:
+        grouped([dataset(np.array([0]), name) for name in ("a", "b", "c", "b")], by)
+    assert caught.value.code == "data-name-twice"
+
+
 def test_classes_need_labels() -> None:
     with pytest.raises(InputError) as caught:
         grouped([dataset(np.array([0])), dataset(None, "bare")], "labels")
