@@ -167,7 +167,7 @@ def measure(job: Job, fresh: str) -> Mapping[str, NDArray[np.generic]]:
     judged = judge(original, load_dataset(fresh, inputs), inputs, 1, compiled.plan.certificate.output)
     floors = [block.gate.floor for block in compiled.gated.blocks]
     windows = [window_of(step.thresholds, floors) for step in compiled.gated.path]
-    rows = [run_gated(compiled.gated.session, window, judged, compiled.loss).losses for window in windows]
+    rows = [run_gated(compiled.gated.model, window, judged, compiled.loss).losses for window in windows]
     return {
         "losses": np.stack(rows).astype(np.uint8 if compiled.loss.binary else np.float32),
         "binary": np.array(compiled.loss.binary),

@@ -9,9 +9,10 @@ import onnx
 
 from skipc.passes.base import GraphPass, run_passes
 from skipc.passes.expose import ExposeDecisions
-from skipc.passes.inject import InjectGates, LevelWindow, ReplaceRegions
+from skipc.passes.inject import InjectGates, ReplaceRegions
 from skipc.passes.normalize import Normalize
 from skipc.passes.stamp import StampPlan
+from skipc.passes.window import LevelWindow
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Block, Plan
 
@@ -34,7 +35,7 @@ def build(model: onnx.ModelProto, plan: Plan, *, decisions: bool = False, level_
     window = LevelWindow(plan.thresholds, floors, plan.level, as_input=level_input)
     passes: list[GraphPass] = [InjectGates(plan.blocks, window)]
     if decisions:
-        passes.append(ExposeDecisions(tuple(block.region for block in plan.blocks)))
+        passes.append(ExposeDecisions(plan.blocks))
     return run_passes(model, [*passes, StampPlan(plan)])
 
 

@@ -104,7 +104,7 @@ def measure_candidates(
     settings: Settings,
 ) -> Candidates:
     """Ablate and time every region on every kind of bypass asked for."""
-    few = judged.first(max(1, ABLATION_UNITS // settings.batch_size))
+    few = judged.first(ABLATION_UNITS)
     options: list[Option] = []
     original_ms: list[float] = []
     for blocks in _rungs(surveyed, studied, settings):
@@ -142,10 +142,10 @@ def _measure(
     surveyed: Surveyed, original: Session, blocks: Sequence[Block], judged: Judged, loss: Loss, settings: Settings
 ) -> tuple[list[Option], Costs]:
     session = instrument(surveyed.model, blocks, surveyed.executor)
-    losses = ablate(session, len(blocks), judged, loss)[0].mean(axis=1)
+    losses = ablate(session, judged, loss)[0].mean(axis=1)
     here = is_plain(settings) and isinstance(surveyed.executor, Local)
     timed = session if here else instrument_for(surveyed.model, blocks, settings)
-    costs = measure_costs(original, timed, len(blocks), typical(judged.items, TIMED_BATCHES))
+    costs = measure_costs(original, timed, typical(judged.items, TIMED_BATCHES))
     rows = zip(blocks, losses, costs.saved, strict=True)
     return [Option(block.region, block.bypass, float(lost), float(saved)) for block, lost, saved in rows], costs
 

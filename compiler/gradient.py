@@ -157,12 +157,12 @@ def _reverse(masked: onnx.ModelProto, output: str, count: int, seeds: Seeds) -> 
     ones = np.ones(count, np.float32)
     try:
         fixed = run_passes(masked, [SplitPads(), FixInputs(_common_shapes(tuple(seeds)))])
-        swept = onnx_ad.reverse(fixed, inputs=[names.MASK], outputs=[output], layout="onnx")
+        swept = onnx_ad.reverse(fixed, inputs=[names.REGION_MASK], outputs=[output], layout="onnx")
         session = open_session(swept.SerializeToString())
         seed, derivative = session.inputs[-1], session.outputs[-1]
 
         def products(item: Batch) -> Products:
-            feeds = {**item.feeds, names.MASK: ones, seed: seeds[item]}
+            feeds = {**item.feeds, names.REGION_MASK: ones, seed: seeds[item]}
             return session.run(feeds, [derivative])[derivative].astype(np.float64)
 
         return in_parallel(products, tuple(seeds))
@@ -197,7 +197,7 @@ class _Primal:
     def _run(self, item: Batch, region: int, value: float) -> Products:
         mask = np.ones(self.count, np.float32)
         mask[region] = value
-        return self.session.run({**item.feeds, names.MASK: mask}, [self.output])[self.output].astype(np.float64)
+        return self.session.run({**item.feeds, names.REGION_MASK: mask}, [self.output])[self.output].astype(np.float64)
 
 
 def _deviation(reverse: Sequence[Products], primal: _Primal, items: Sequence[Batch]) -> float:

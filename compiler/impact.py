@@ -13,31 +13,35 @@ from skipc.compiler.data import Batch
 from skipc.compiler.executors import Executor, Local
 from skipc.compiler.latency import Run, interleaved
 from skipc.compiler.loss import Loss
-from skipc.compiler.running import Judged, Window, opened, run_gated, shut
+from skipc.compiler.running import Instrumented, Judged, Window, opened, run_gated, shut
 from skipc.compiler.settings import Settings
 from skipc.passes.base import run_passes
-from skipc.passes.expose import ExposeDecisions
-from skipc.passes.inject import InjectGates, InputWindow
+from skipc.passes.expose import ExposeDecisions, with_outputs
+from skipc.passes.gate import is_by_token
+from skipc.passes.inject import InjectGates
+from skipc.passes.window import InputWindow
 from skipc.runtime import names
 from skipc.runtime.plan import Array, Block, Bypass, Gate, Region
 from skipc.runtime.session import Session, open_session
 
 
-def instrument(model: onnx.ModelProto, blocks: Sequence[Block], executor: Executor) -> Session:
+def instrument(model: onnx.ModelProto, blocks: Sequence[Block], executor: Executor) -> Instrumented:
     """The instrumented model: every block behind its `If`, thresholds as an input, decisions and scores as outputs."""
-    return executor.open(_instrumented(model, blocks))
+    return Instrumented(executor.open(_instrumented(model, blocks)), tuple(blocks))
 
 
-def instrument_for(model: onnx.ModelProto, blocks: Sequence[Block], settings: Settings) -> Session:
+def instrument_for(model: onnx.ModelProto, blocks: Sequence[Block], settings: Settings) -> Instrumented:
     """The instrumented model, opened here as the deployed one will be, for timing."""
-    return open_session(_instrumented(model, blocks), provider=settings.provider, threads=settings.threads)
+    session = open_session(_instrumented(model, blocks), provider=settings.provider, threads=settings.threads)
+    return Instrumented(session, tuple(blocks))
 
 
 def _instrumented(model: onnx.ModelProto, blocks: Sequence[Block]) -> bytes:
-    regions = tuple(block.region for block in blocks)
-    data: bytes = run_passes(
-        model, [InjectGates(tuple(blocks), InputWindow()), ExposeDecisions(regions)]
-    ).SerializeToString()
+    blocks = tuple(blocks)
+    gated = run_passes(model, [InjectGates(blocks, InputWindow()), ExposeDecisions(blocks)])
+    tokens = [names.score(block.region.name) for block in blocks if is_by_token(block.gate)]
+    shown = with_outputs(gated, tokens) if tokens else gated
+    data: bytes = shown.SerializeToString()
     return data
 
 
@@ -52,9 +56,9 @@ def ungated(region: Region, bypass: Bypass) -> Block:
     return Block(region, bypass, Gate("mean", np.zeros(region.channels, np.float32), 0.0, floor=-np.inf))
 
 
-def ablate(session: Session, gates: int, judged: Judged, loss: Loss) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def ablate(model: Instrumented, judged: Judged, loss: Loss) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Losses of bypassing each block alone, for every input, and the same by the smooth proxy: [gates, units] each."""
-    each = [run_gated(session, opened(gates, [gate]), judged, loss) for gate in range(gates)]
+    each = [run_gated(model, opened(model.gates, [gate]), judged, loss) for gate in range(model.gates)]
     return np.stack([outcome.losses for outcome in each]), np.stack([outcome.smooth for outcome in each])
 
 
@@ -70,27 +74,49 @@ class Costs:
         original: of the original.
         all_shut: of the instrumented model when nothing is bypassed.
         saved: by bypassing each block alone, [gates].
+        split: what it costs to run a block for some rows beside the share of `saved` that this gives, [gates]; zero
+            for gates that decide on whole batches.
         gate: what one gate costs at least, zero where it cannot be told from noise.
     """
 
     original: float
     all_shut: float
     saved: NDArray[np.float64]
+    split: NDArray[np.float64]
     gate: float
 
 
-def measure_costs(original: Session, session: Session, gates: int, items: Sequence[Batch]) -> Costs:
+def measure_costs(
+    original: Session, model: Instrumented, items: Sequence[Batch], halves: Mapping[int, float] | None = None
+) -> Costs:
     """Time the original, the instrumented model with every gate shut, and with one gate open at a time.
 
     What else runs on the machine only ever adds time, so the lower quartile over many interleaved rounds is compared.
+
+    Args:
+        original: to compare with.
+        model: whose gates are timed.
+        items: to run.
+        halves: for gates that decide row by row, a threshold that about half of the rows stay below.
     """
+    gates, halves = model.gates, halves or {}
     windows = [shut(gates), *(opened(gates, [gate]) for gate in range(gates))]
-    runs = [_run(original, items, None), *(_run(session, items, window) for window in windows)]
-    trial = interleaved(runs, 2).min(axis=0).sum()
+    windows += [_half_open(gates, gate, threshold) for gate, threshold in halves.items()]
+    runs = [_run(original, items, None), *(_run(model.session, items, window) for window in windows)]
+    trial = 2 * interleaved(runs, 2).min(axis=0).sum()
     rounds = int(np.clip(TIMING_BUDGET_MS / max(trial, 1e-3), LEAST_ROUNDS, MOST_ROUNDS))
     times = np.quantile(interleaved(runs, rounds) / len(items), 0.25, axis=0)
-    saved = np.clip(times[1] - times[2:], 0.0, times[0])
-    return Costs(float(times[0]), float(times[1]), saved, max(0.0, float(times[1] - times[0])) / max(1, gates))
+    saved = np.clip(times[1] - times[2 : 2 + gates], 0.0, times[0])
+    split = np.zeros(gates)
+    for gate, half in zip(halves, times[2 + gates :], strict=True):
+        split[gate] = max(0.0, saved[gate] / 2 - (times[1] - half))
+    return Costs(float(times[0]), float(times[1]), saved, split, max(0.0, float(times[1] - times[0])) / max(1, gates))
+
+
+def _half_open(gates: int, gate: int, threshold: float) -> Window:
+    window = shut(gates)
+    window[:, gate] = threshold, np.inf
+    return window
 
 
 def time_shares(model: onnx.ModelProto, regions: Sequence[Region], feeds: Mapping[str, Array]) -> dict[str, float]:
@@ -105,9 +131,7 @@ def time_shares(model: onnx.ModelProto, regions: Sequence[Region], feeds: Mappin
     if not blocks:
         return {}
     batch = Batch(feeds, (0,), None)
-    costs = measure_costs(
-        open_session(model.SerializeToString()), instrument(model, blocks, Local()), len(blocks), [batch]
-    )
+    costs = measure_costs(open_session(model.SerializeToString()), instrument(model, blocks, Local()), [batch])
     return {region.name: float(saved / costs.original) for region, saved in zip(regions, costs.saved, strict=True)}
 
 

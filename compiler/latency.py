@@ -16,16 +16,18 @@ Run = Callable[[], object]
 
 
 def interleaved(runs: Sequence[Run], rounds: int, clock: Clock = time.perf_counter) -> NDArray[np.float64]:
-    """Time each run once a round, the order turning from round to round; milliseconds [rounds, runs].
+    """Time each run once a round, in an order drawn anew for each round; milliseconds [rounds, runs].
 
-    One round to warm up is not counted: the first run of a branch allocates and picks its kernels.
+    Each timed run follows one of its own that is not timed: a deployed model finds its weights in the caches, and not
+    those of its rival. One round to warm up comes first, since the first run of a branch allocates and picks kernels.
     """
     for run in runs:
         run()
     times = np.zeros((rounds, len(runs)))
+    random = np.random.default_rng(0)
     for row in range(rounds):
-        for step in range(len(runs)):
-            which = (row + step) % len(runs)
+        for which in random.permutation(len(runs)):
+            runs[which]()
             start = clock()
             runs[which]()
             times[row, which] = (clock() - start) * 1e3

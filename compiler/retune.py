@@ -68,14 +68,15 @@ def _judged(
     session = open_session(original.SerializeToString(), provider=terms.provider, threads=plan.threads)
     output = plan.certificate.output if plan.certificate else session.outputs[0]
     shuffled = [item.subset(np.random.default_rng(plan.seed).permutation(len(item))) for item in data]
-    judged = tuple(judge(session, item, input_specs(original), plan.batch_size, output) for item in shuffled)
+    inputs = input_specs(original)
+    judged = tuple(judge(session, item, inputs, plan.batch_size, output, by_batch=plan.by_batch) for item in shuffled)
     loss = resolve_loss(plan.loss, judged[0].references[0], shuffled[0].labels)
-    per_sample = plan.batch_size == 1 and all(len(item.indices) == 1 for item in judged[0].items)
+    per_sample = judged[0].units == judged[0].samples == sum(map(len, judged[0].references))
     limit = terms.risk or (plan.certificate.limit if plan.certificate else RISK)
     confidence = terms.confidence or (plan.certificate.confidence if plan.certificate else CONFIDENCE)
     claim = Claim(loss, output, limit, confidence, loss.binary and per_sample)
-    units = {item.name: len(part.items) for item, part in zip(data, judged, strict=True)}
-    require_enough(claim, units, 1.0, plan.batch_size)
+    units = {item.name: part.units for item, part in zip(data, judged, strict=True)}
+    require_enough(claim, units, 1.0, plan.batch_size if plan.by_batch else 1)
     return judged, claim
 
 

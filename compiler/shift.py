@@ -8,7 +8,7 @@ data, so that nothing has to be compiled anew; how much of the loss under shift 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from skipc.compiler.certify import Claim
 from skipc.compiler.clusters import clusters_of
+from skipc.compiler.data import Batch
 from skipc.compiler.fit import fit_gate
+from skipc.compiler.gating import Evidence
 from skipc.compiler.impact import ablate, instrument, ungated
 from skipc.compiler.loss import Loss
-from skipc.compiler.moments import Observed
 from skipc.compiler.options import Option
-from skipc.compiler.running import Judged, opened, workers
+from skipc.compiler.running import Judged, in_parallel, opened, workers
 from skipc.compiler.survey import Surveyed
 from skipc.runtime import names
 from skipc.runtime.session import Session
@@ -108,43 +109,53 @@ class LeftOut:
 
 
 def estimate_shift(
-    surveyed: Surveyed,
-    options: Sequence[Option],
-    observed: Mapping[str, Observed],
-    judged: Judged,
-    claim: Claim,
-    seed: int,
+    surveyed: Surveyed, original: Session, options: Sequence[Option], evidence: Evidence, claim: Claim, seed: int
 ) -> tuple[LeftOut, ...]:
     """Cluster one data set by what its deepest block sees, and leave out one cluster after the other.
 
     Args:
         surveyed: the original.
+        original: opened.
         options: one for each gate, in graph order; without any there is nothing to estimate.
-        observed: by region, of each sample of `judged`.
-        judged: data that nothing is certified on.
+        evidence: data that nothing is certified on, and what was observed of it.
         claim: whose limit and loss count.
         seed: of the clusters.
     """
     if not options:
         return ()
-    few = judged.first(UNITS[claim.loss.binary])
-    blocks = [ungated(option.region, option.bypass) for option in options]
-    session = instrument(surveyed.model, blocks, surveyed.executor)
-    features = [unit_means(observed[option.region.name].pooled, few) for option in options]
-    losses = ablate(session, len(options), few, claim.loss)[1]
+    judged = one_by_one(original, evidence.judged, evidence.single, UNITS[claim.loss.binary])
+    model = instrument(surveyed.model, [ungated(option.region, option.bypass) for option in options], surveyed.executor)
+    observed = [evidence.observed[option.region.name].pooled for option in options]
+    features = [sample_means(pooled, len(evidence.single))[: len(judged.items)] for pooled in observed]
+    losses = ablate(model, judged, claim.loss)[1]
     saved = np.array([option.saved_ms for option in options])
-    known = Known(features, losses, saved, claim.limit, runner(session, few, claim.loss))
+    known = Known(features, losses, saved, claim.limit, runner(model.session, judged, claim.loss))
     return leave_clusters_out(known, clusters_of(features[-1], CLUSTERS, seed))
 
 
-def unit_means(pooled: NDArray[np.float32], judged: Judged) -> NDArray[np.float32]:
-    """Rows of samples averaged over each unit, [units, C]."""
-    ends = np.cumsum([len(item.indices) for item in judged.items])
-    return np.stack([part.mean(axis=0) for part in np.split(pooled[: ends[-1]], ends[:-1])])
+def one_by_one(original: Session, judged: Judged, single: Sequence[Batch], count: int) -> Judged:
+    """The first samples of judged data one by one, so that each can bypass what it likes.
+
+    Args:
+        original: opened.
+        judged: batches of any size.
+        single: the same samples one by one, in the same order.
+        count: of samples, at most.
+    """
+    items = tuple(single[:count])
+    references = in_parallel(lambda item: original.run(item.feeds, [judged.output])[judged.output], items)
+    known = [labels for labels in judged.labels if labels is not None]
+    labels = np.split(np.concatenate(known), len(single)) if known else [None] * len(single)
+    return Judged(items, tuple(references), tuple(labels[: len(items)]), judged.output)
+
+
+def sample_means(pooled: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
+    """Rows averaged over each sample, [samples, C]; a sample has several where the model fixes its batch."""
+    return np.asarray(pooled.reshape(samples, -1, pooled.shape[-1]).mean(axis=1))
 
 
 def runner(session: Session, judged: Judged, loss: Loss) -> Run:
-    """Runs units of judged data with given blocks bypassed; what was run once is remembered."""
+    """Runs samples of judged data with given blocks bypassed; what was run once is remembered."""
     remembered: dict[tuple[int, bytes], float] = {}
 
     def lost(unit: int, bypassed: NDArray[np.bool_]) -> float:

@@ -26,7 +26,7 @@ FIRST = -1.0
 
 @dataclass(frozen=True)
 class MaskRegions:
-    """Add the input `names.MASK`, float32 [regions], one factor for what each region adds to its entry value.
+    """Add the input `names.REGION_MASK`, float32 [regions], one factor for what each region adds to its entry value.
 
     Requires a normalised model. Regions may lie inside one another or share a merge; element k of the mask belongs to
     region k.
@@ -38,11 +38,11 @@ class MaskRegions:
         """Return the masked copy."""
         model = copied(model)
         count = len(self.regions)
-        model.graph.input.append(helper.make_tensor_value_info(names.MASK, TensorProto.FLOAT, [count]))
+        model.graph.input.append(helper.make_tensor_value_info(names.REGION_MASK, TensorProto.FLOAT, [count]))
         flow = Flow.of(model.graph)
         nodes = list(model.graph.node)
-        builder = Builder("skipc/mask", opset_of(model))
-        gaps = builder.op("Sub", [names.MASK, builder.constant(1.0)])
+        builder = Builder("skipc/region_mask", opset_of(model))
+        gaps = builder.op("Sub", [names.REGION_MASK, builder.constant(1.0)])
         placed: list[tuple[float, onnx.NodeProto]] = []
         for merge in dict.fromkeys(region.merge for region in self.regions):
             place = flow.producer[merge]
@@ -57,7 +57,7 @@ class MaskRegions:
         """The nodes from the unmasked merge to the merge, through the mask of every region that ends there."""
         ending = [i for i, region in enumerate(self.regions) if region.merge == merge]
         value = _unmasked(merge)
-        builder = Builder(f"skipc/mask/{merge}", opset_of(model))
+        builder = Builder(f"skipc/region_mask/{merge}", opset_of(model))
         for i in ending:
             output = merge if i == ending[-1] else ""
             value = _masked(builder, self.regions[i], value, gaps, i, output)
@@ -93,7 +93,7 @@ class FixInputs:
 
 
 def _unmasked(merge: str) -> str:
-    return f"skipc/mask/{merge}/unmasked"
+    return f"skipc/region_mask/{merge}/unmasked"
 
 
 def _rename_output(node: onnx.NodeProto, old: str, new: str) -> None:

@@ -37,8 +37,7 @@ def matrix(executor: Executor, count: int = 12) -> Array:
     """Losses of every block of a transformer alone, [blocks, samples]."""
     found = surveyed(NETWORK)
     blocks = [ungated(region, Bypass("identity")) for region in found.survey.blocks]
-    session = instrument(found.model, blocks, executor)
-    return ablate(session, len(blocks), judged(NETWORK, "hidden", count), LOSS)[0]
+    return ablate(instrument(found.model, blocks, executor), judged(NETWORK, "hidden", count), LOSS)[0]
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def items_of(network: Network, count: int = 6) -> tuple[Batch, ...]:
 
 def survey_of(network: Network) -> Surveyed:
     found = surveyed(network)
-    return Surveyed(found.model, input_specs(found.model), found.survey)
+    return Surveyed(found.model, input_specs(found.model), found.survey, {})
 
 
 def measured(network: Network, loss: str = "relative-l2", settings: Settings = ASKED, count: int = 6) -> Gradients:
@@ -93,7 +93,8 @@ def test_the_estimate_is_the_loss_of_a_small_change(loss: str, power: int, monke
         factors = np.ones(len(regions), np.float32)
         factors[position] -= step
         pairs = [
-            (run(found.model, item.feeds)["y"], run(model, {**item.feeds, names.MASK: factors})["y"]) for item in items
+            (run(found.model, item.feeds)["y"], run(model, {**item.feeds, names.REGION_MASK: factors})["y"])
+            for item in items
         ]
         losses = [
             resolved.compare(before.astype(np.float64), after.astype(np.float64), None) for before, after in pairs

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from skipc.compiler.certify import Claim
 from skipc.compiler.data import Batch, input_specs
 from skipc.compiler.executors import Local
+from skipc.compiler.gating import Evidence
 from skipc.compiler.impact import instrument, ungated
 from skipc.compiler.loss import Loss, relative_l2
 from skipc.compiler.moments import observe
@@ -22,8 +23,9 @@ from skipc.compiler.shift import (
     Pattern,
     estimate_shift,
     leave_clusters_out,
+    one_by_one,
     runner,
-    unit_means,
+    sample_means,
 )
 from skipc.compiler.survey import Surveyed
 from skipc.runtime.plan import Bypass
@@ -105,33 +107,47 @@ def test_patterns_are_run_and_remembered() -> None:
     network = mlp()
     found = surveyed(network)
     blocks = [ungated(region, Bypass("identity")) for region in found.survey.blocks]
-    session = instrument(found.model, blocks, Local())
-    data = judged(network, [2, 1, 3])
-    run = runner(session, data, LOSS)
+    model = instrument(found.model, blocks, Local())
+    data = judged(network, [1, 1, 1])
+    run = runner(model.session, data, LOSS)
     patterns = np.array([[False] * 3, [True, False, True], [True, False, True]])
     losses = run(np.array([0, 1, 2]), patterns)
     assert losses[0] == pytest.approx(0.0, abs=1e-6)
-    expected = run_gated(session, opened(3, [0, 2]), data, LOSS).losses
+    expected = run_gated(model, opened(3, [0, 2]), data, LOSS).losses
     np.testing.assert_array_equal(losses[1:], expected[1:])
     np.testing.assert_array_equal(run(np.array([2, 1]), patterns[1:]), expected[[2, 1]])
 
 
-def test_units_are_means_of_their_samples() -> None:
-    data = judged(mlp(), [2, 1, 3])
-    pooled = np.arange(16, dtype=np.float32).reshape(8, 2)
-    np.testing.assert_array_equal(unit_means(pooled, data), [[1, 2], [4, 5], [8, 9]])
+def test_batches_are_taken_apart() -> None:
+    network = mlp()
+    original = open_session(network.model.SerializeToString())
+    labelled = replace(judged(network, [2, 1, 3]), labels=(np.array([0, 1]), np.array([2]), np.array([3, 4, 5])))
+    rows = [{"x": row[None]} for item in labelled.items for row in item.feeds["x"]]
+    single = [Batch(row, (i,), None) for i, row in enumerate(rows)]
+    found = one_by_one(original, labelled, single, 4)
+    assert [item.feeds["x"].tolist() for item in found.items] == [row["x"].tolist() for row in rows[:4]]
+    assert [labels.tolist() for labels in found.labels if labels is not None] == [[0], [1], [2], [3]]
+    np.testing.assert_allclose(np.concatenate(found.references), np.concatenate(labelled.references)[:4], atol=1e-6)
+    assert one_by_one(original, replace(labelled, labels=(None,) * 3), single, 4).labels == (None,) * 4
+
+
+def test_samples_of_several_rows_are_averaged() -> None:
+    pooled = np.arange(12, dtype=np.float32).reshape(6, 2)
+    np.testing.assert_array_equal(sample_means(pooled, 6), pooled)
+    np.testing.assert_array_equal(sample_means(pooled, 2), [[2, 3], [8, 9]])
 
 
 def test_a_network_is_estimated_the_same_way_every_time() -> None:
     network = mlp()
     found = surveyed(network)
     data = judged(network, [1] * 80)
-    observed = observe(found.model, found.survey.blocks, data.items)
+    evidence = Evidence(observe(found.model, found.survey.blocks, data.items), data, data.items, (), "")
     options = [Option(region, Bypass("identity"), 0.1, 1.0) for region in found.survey.blocks]
     claim = Claim(LOSS, "y", 0.4, 0.95, binary=False)
-    original = Surveyed(found.model, input_specs(found.model), found.survey)
-    first, second = (estimate_shift(original, options, observed, data, claim, 0) for _ in range(2))
+    whole = Surveyed(found.model, input_specs(found.model), found.survey, {})
+    original = open_session(found.model.SerializeToString())
+    first, second = (estimate_shift(whole, original, options, evidence, claim, 0) for _ in range(2))
     assert first == second
     assert 2 <= len(first) <= 4
     assert sum(item.units for item in first) <= 80
-    assert estimate_shift(original, [], observed, data, claim, 0) == ()
+    assert estimate_shift(whole, original, [], evidence, claim, 0) == ()

@@ -35,7 +35,7 @@ def test_a_mask_of_ones_is_the_original(build: Callable[..., Network], opset: in
     found = surveyed(network)
     regions = found.survey.regions
     feeds = network.feeds()
-    changed = run(masked(found.model, regions), {**feeds, names.MASK: mask(len(regions))})
+    changed = run(masked(found.model, regions), {**feeds, names.REGION_MASK: mask(len(regions))})
     for name, expected in run(found.model, feeds).items():
         np.testing.assert_array_equal(changed[name], expected)
 
@@ -48,7 +48,7 @@ def test_a_mask_of_zeros_leaves_the_entry_value_at_the_merge(build: Callable[...
         model = masked(found.model, found.survey.regions, region.entry, region.merge)
         factors = mask(len(found.survey.regions))
         factors[position] = 0.0
-        values = run(model, {**network.feeds(), names.MASK: factors})
+        values = run(model, {**network.feeds(), names.REGION_MASK: factors})
         # merge - (merge - entry) is rounded twice, at values near 1.
         np.testing.assert_allclose(values[region.merge], values[region.entry], rtol=0, atol=1e-6)
 
@@ -59,7 +59,7 @@ def test_half_a_mask_adds_half() -> None:
     (region,) = found.survey.blocks
     plain = run(with_outputs(found.model, [region.entry, region.merge]), network.feeds())
     model = masked(found.model, (region,), region.merge)
-    half = run(model, {**network.feeds(), names.MASK: mask(1, 0.5)})
+    half = run(model, {**network.feeds(), names.REGION_MASK: mask(1, 0.5)})
     expected = (plain[region.entry] + plain[region.merge]) / 2
     np.testing.assert_allclose(half[region.merge], expected, rtol=0, atol=1e-6)
 
@@ -75,14 +75,14 @@ def test_regions_that_share_a_merge_are_masked_one_after_the_other() -> None:
     factors = {"block": np.array([0, 1], np.float32), "layer": np.array([1, 0], np.float32)}
     entries = {"block": block.entry, "layer": layer.entry}
     for name, values in factors.items():
-        result: Arrays = run(model, {**network.feeds(), names.MASK: values})
+        result: Arrays = run(model, {**network.feeds(), names.REGION_MASK: values})
         np.testing.assert_allclose(result[layer.merge], result[entries[name]], rtol=0, atol=1e-6)
 
 
 def test_the_mask_has_the_type_of_the_network() -> None:
     network = mlp(elem_type=onnx.TensorProto.FLOAT16)
     found = surveyed(network)
-    changed = run(masked(found.model, found.survey.blocks), {**network.feeds(), names.MASK: mask(3)})
+    changed = run(masked(found.model, found.survey.blocks), {**network.feeds(), names.REGION_MASK: mask(3)})
     np.testing.assert_array_equal(changed["y"], run(found.model, network.feeds())["y"])
 
 
