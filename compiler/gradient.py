@@ -15,15 +15,17 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from skipc.compiler.data import Batch
+from skipc.compiler.data import Batch, input_specs
 from skipc.compiler.directions import directions, is_squared
 from skipc.compiler.loss import Loss
+from skipc.compiler.probe import probe_types
 from skipc.compiler.running import in_parallel
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
 from skipc.passes.base import run_passes
-from skipc.passes.mask import FixInputs, MaskRegions
+from skipc.passes.mask import DeclareTypes, FixInputs, MaskRegions
 from skipc.passes.pads import SplitPads
+from skipc.passes.regions import ValueType
 from skipc.runtime import names
 from skipc.runtime.plan import Array
 from skipc.runtime.session import Session, open_session
@@ -36,6 +38,9 @@ SAMPLES = {True: 64, False: 16}
 
 LARGE_BYTES = 256 * 2**20
 """Differentiating a model takes several copies of it; beyond this size only for those who ask."""
+
+MOST_RUNS = 1000
+"""Of the model for central differences, which take two for each region and sample."""
 
 CHECKED = 2
 """Batches on which reverse mode is checked."""
@@ -117,7 +122,7 @@ def measure_gradients(
     products, deviation, reason = _products(masked, output, len(regions), seeds)
     impact = _impact(products, squared=is_squared(loss))
     by_region = {region.name: float(value) for region, value in zip(regions, impact, strict=True)}
-    return Gradients(by_region, CENTRAL if reason else REVERSE, len(chosen), deviation, reason)
+    return Gradients(by_region, CENTRAL if reason else REVERSE, len(products), deviation, reason)
 
 
 def _spread(items: Sequence[Batch], count: int) -> tuple[Batch, ...]:
@@ -134,12 +139,11 @@ def _products(
     primal = _Primal(open_session(masked.SerializeToString()), output, count, seeds)
     found = _reverse(masked, output, count, seeds)
     if isinstance(found, str):
-        return in_parallel(primal.products(STEPS[0]), items), None, found
+        return primal.affordable(items), None, found
     deviation = _deviation(found[:CHECKED], primal, items[:CHECKED])
     if deviation <= TOLERANCE:
         return found, deviation, ""
-    reason = f"reverse mode is off by {deviation:.2g} from central differences"
-    return in_parallel(primal.products(STEPS[0]), items), deviation, reason
+    return primal.affordable(items), deviation, f"reverse mode is off by {deviation:.2g} from central differences"
 
 
 def _impact(products: Sequence[Products], *, squared: bool) -> NDArray[np.float64]:
@@ -157,6 +161,7 @@ def _reverse(masked: onnx.ModelProto, output: str, count: int, seeds: Seeds) -> 
     ones = np.ones(count, np.float32)
     try:
         fixed = run_passes(masked, [SplitPads(), FixInputs(_common_shapes(tuple(seeds)))])
+        fixed = run_passes(fixed, [DeclareTypes(_types(fixed, tuple(seeds), ones))])
         swept = onnx_ad.reverse(fixed, inputs=[names.REGION_MASK], outputs=[output], layout="onnx")
         session = open_session(swept.SerializeToString())
         seed, derivative = session.inputs[-1], session.outputs[-1]
@@ -168,6 +173,13 @@ def _reverse(masked: onnx.ModelProto, output: str, count: int, seeds: Seeds) -> 
         return in_parallel(products, tuple(seeds))
     except Exception as error:
         return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _types(fixed: onnx.ModelProto, items: Sequence[Batch], mask: Array) -> Mapping[str, ValueType]:
+    """The types of all values by a run, where all batches have one shape: inference loses some behind a `Slice`."""
+    if any(spec.shape != items[0].feeds[spec.name].shape for spec in input_specs(fixed) if spec.name in items[0].feeds):
+        return {}
+    return probe_types(fixed, [{**items[0].feeds, names.REGION_MASK: mask}])
 
 
 def _common_shapes(items: Sequence[Batch]) -> dict[str, tuple[int, ...]]:
@@ -184,6 +196,11 @@ class _Primal:
     output: str
     count: int
     seeds: Seeds
+
+    def affordable(self, items: Sequence[Batch]) -> list[Products]:
+        """Derivatives of the first batches, as many as `MOST_RUNS` allows for."""
+        few = items[: max(1, MOST_RUNS // (2 * self.count))]
+        return in_parallel(self.products(STEPS[0]), few)
 
     def products(self, step: float) -> Callable[[Batch], Products]:
         """Derivatives by central differences, two runs for each region."""

@@ -17,6 +17,7 @@ from skipc.passes.base import copied, opset_of
 from skipc.passes.builder import Builder
 from skipc.passes.flow import Flow
 from skipc.passes.normalize import sort_nodes
+from skipc.passes.regions import ValueType
 from skipc.runtime import names
 from skipc.runtime.plan import Region
 
@@ -90,6 +91,27 @@ class FixInputs:
         for item in model.graph.output:
             item.type.tensor_type.ClearField("shape")
         return onnx.shape_inference.infer_shapes(model)
+
+
+@dataclass(frozen=True)
+class DeclareTypes:
+    """Write down what is known of values by a run, where inference finds less. For a model that is only run so."""
+
+    types: Mapping[str, ValueType]
+
+    def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the copy; values without a declared type get one."""
+        model = copied(model)
+        outside = {item.name for item in (*model.graph.input, *model.graph.output)}
+        kept = [item for item in model.graph.value_info if item.name not in self.types]
+        found = [
+            helper.make_tensor_value_info(name, known.elem_type, list(known.dims))
+            for name, known in self.types.items()
+            if name not in outside
+        ]
+        del model.graph.value_info[:]
+        model.graph.value_info.extend([*kept, *found])
+        return model
 
 
 def _unmasked(merge: str) -> str:

@@ -166,6 +166,36 @@ def test_few_samples_do_where_it_is_not_asked_for(monkeypatch: pytest.MonkeyPatc
     assert measured(mlp()).method == REVERSE
 
 
+def test_differences_are_taken_of_as_many_samples_as_can_be_afforded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx_ad", None)
+    monkeypatch.setattr(gradient, "MOST_RUNS", 2 * 3 * 5 + 1)
+    assert measured(mlp(blocks=3), count=20).samples == 5
+    monkeypatch.setattr(gradient, "MOST_RUNS", 1)
+    assert measured(mlp(blocks=3), count=20).samples == 1
+
+
+def rotated() -> Network:
+    """Halves swapped, as in rotary embeddings, of a value whose extent is counted: inference does not know it."""
+    net = Net()
+    value = net.linear("x", 6, 8)
+    for _ in range(2):
+        ones = net.node("Cast", net.node("Equal", value, value), to=onnx.TensorProto.INT64)
+        counted = net.node("Mul", net.node("ReduceSum", ones, net.constant([0, 1]), keepdims=0), net.constant([1]))
+        shape = net.node("Concat", net.constant([1]), counted, axis=0)
+        reshaped = net.node("Reshape", value, shape)
+        first = net.node("Slice", reshaped, net.constant([0]), net.constant([4]), net.constant([1]))
+        second = net.node("Slice", reshaped, net.constant([4]), net.constant([9]), net.constant([1]))
+        inner = net.linear(net.node("Concat", net.node("Neg", second), first, axis=1), 8, 8)
+        value = net.node("Add", value, net.node("Tanh", inner))
+    net.node("Gemm", value, net.weight(8, 3), net.weight(3), output="y")
+    return net.network([net.tensor("x", 1, 6)], [net.tensor("y", 1, 3)])
+
+
+def test_extents_that_only_a_run_tells_are_learned_from_one() -> None:
+    found = measured(rotated())
+    assert (found.method, found.reason) == (REVERSE, "")
+
+
 def test_the_same_seed_gives_the_same_impact() -> None:
     assert measured(mlp()).impact == measured(mlp()).impact
     assert measured(mlp()).impact != measured(mlp(), settings=replace(ASKED, seed=1)).impact

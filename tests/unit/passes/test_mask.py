@@ -10,11 +10,12 @@ import pytest
 
 from skipc.passes.base import run_passes
 from skipc.passes.expose import with_outputs
-from skipc.passes.mask import FixInputs, MaskRegions
+from skipc.passes.mask import DeclareTypes, FixInputs, MaskRegions
+from skipc.passes.regions import ValueType
 from skipc.runtime import names
 from skipc.runtime.plan import Region
 from tests.gated import Array, Arrays, run, surveyed
-from tests.graphs import OPSETS, Network, conv_net, mbconv, mlp, transformer
+from tests.graphs import OPSETS, Net, Network, conv_net, mbconv, mlp, transformer
 
 BUILDS = [transformer, conv_net, mbconv, mlp, lambda **options: mlp(tail="Tanh", **options)]
 each_network = pytest.mark.parametrize("build", BUILDS, ids=["transformer", "conv", "mbconv", "mlp", "mlp-tail"])
@@ -105,3 +106,19 @@ def test_fixed_inputs_give_every_value_a_shape() -> None:
     assert known.keys() >= written
     assert all(extents and min(extents) > 0 for extents in known.values())
     assert known["logits"] == [4, 5]
+
+
+def test_declared_types_fill_what_inference_leaves_open() -> None:
+    """The extent behind a Slice whose ends are computed is only known by running."""
+    net = Net()
+    half = net.node("Div", net.node("Gather", net.node("Shape", "x"), net.constant([1]), axis=0), net.constant([2]))
+    value = net.node("Slice", "x", net.constant([0]), half, net.constant([1]))
+    net.node("Concat", value, value, output="y", axis=1)
+    network = net.network([net.tensor("x", 3, "width")], [net.tensor("y", 3, None)])
+    fixed = run_passes(network.model, [FixInputs({"x": (3, 6)})])
+    types = {value: ValueType(onnx.TensorProto.FLOAT, (3, 3)), "x": ValueType(onnx.TensorProto.FLOAT, (3, 6))}
+    declared = run_passes(fixed, [DeclareTypes(types)])
+    dims = {item.name: [dim.dim_value for dim in item.type.tensor_type.shape.dim] for item in declared.graph.value_info}
+    assert dims[value] == [3, 3]
+    assert "x" not in dims
+    assert len(dims) == len(set(dims)) == len(declared.graph.value_info)
