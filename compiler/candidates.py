@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from skipc.compiler.data import Batch
-from skipc.compiler.executors import Local
 from skipc.compiler.fit import fit_bypass
 from skipc.compiler.gradient import Gradients
 from skipc.compiler.impact import Costs, ablate, instrument, instrument_for, is_plain, measure_costs, typical, ungated
@@ -27,8 +26,6 @@ from skipc.runtime.session import Session
 ABLATION_UNITS = 150
 LAYER_KINDS = ("identity", "linear")
 """What may stand in for a whole layer; what lies between the two is hardly ever worth its measuring there."""
-
-TIMED_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -143,9 +140,8 @@ def _measure(
 ) -> tuple[list[Option], Costs]:
     session = instrument(surveyed.model, blocks, surveyed.executor)
     losses = ablate(session, judged, loss)[0].mean(axis=1)
-    here = is_plain(settings) and isinstance(surveyed.executor, Local)
-    timed = session if here else instrument_for(surveyed.model, blocks, settings)
-    costs = measure_costs(original, timed, typical(judged.items, TIMED_BATCHES))
+    timed = session if is_plain(settings) else instrument_for(surveyed.model, blocks, settings)
+    costs = measure_costs(original, timed, typical(judged.items))
     rows = zip(blocks, losses, costs.saved, strict=True)
     return [Option(block.region, block.bypass, float(lost), float(saved)) for block, lost, saved in rows], costs
 

@@ -12,12 +12,19 @@ from numpy.typing import NDArray
 
 from skipc.compiler.bench import compare
 from skipc.compiler.calibrate import p_value
-from skipc.compiler.candidates import TIMED_BATCHES
 from skipc.compiler.certify import Claim
 from skipc.compiler.data import Batch
 from skipc.compiler.fit import GateFit, fit_gate
 from skipc.compiler.granularity import Choice, choose_granularity
-from skipc.compiler.impact import ablate, instrument, instrument_for, measure_costs, typical, ungated
+from skipc.compiler.impact import (
+    TIMING_BUDGET_MS,
+    ablate,
+    instrument,
+    instrument_for,
+    measure_costs,
+    typical,
+    ungated,
+)
 from skipc.compiler.moments import Observed
 from skipc.compiler.options import Option
 from skipc.compiler.planner import ALWAYS, NEVER, Offer, Step, Trial, best_path, threshold_at
@@ -161,7 +168,8 @@ def _with_path(
         if is_by_token(block.gate) or (decides_by_row(block.gate) and settings.batch_size > 1)
     }
     timed = instrument_for(surveyed.model, blocks, settings)
-    costs = measure_costs(original, timed, typical(judged.items, TIMED_BATCHES), halves)
+    items = typical(judged.items)
+    costs = measure_costs(original, timed, items, halves, 2 * TIMING_BUDGET_MS)
     measured = tuple(
         replace(
             block,

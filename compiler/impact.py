@@ -46,9 +46,9 @@ def _instrumented(model: onnx.ModelProto, blocks: Sequence[Block]) -> bytes:
 
 
 def is_plain(settings: Settings) -> bool:
-    """Whether the deployed model is opened as models are for measuring losses: one thread of the CPU for each run."""
+    """Whether the deployed model is opened as models are for measuring losses: here, on one thread of the CPU a run."""
     plain = Settings()
-    return (settings.provider, settings.threads) == (plain.provider, plain.threads)
+    return all(getattr(settings, name) == getattr(plain, name) for name in ("provider", "threads", "workers", "dask"))
 
 
 def ungated(region: Region, bypass: Bypass) -> Block:
@@ -63,7 +63,8 @@ def ablate(model: Instrumented, judged: Judged, loss: Loss) -> tuple[NDArray[np.
 
 
 TIMING_BUDGET_MS = 2500.0
-LEAST_ROUNDS, MOST_ROUNDS = 12, 100
+TIMED_BATCHES = 4
+LEAST_ROUNDS, MOST_ROUNDS = 4, 100
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,11 @@ class Costs:
 
 
 def measure_costs(
-    original: Session, model: Instrumented, items: Sequence[Batch], halves: Mapping[int, float] | None = None
+    original: Session,
+    model: Instrumented,
+    items: Sequence[Batch],
+    halves: Mapping[int, float] | None = None,
+    budget_ms: float = TIMING_BUDGET_MS,
 ) -> Costs:
     """Time the original, the instrumented model with every gate shut, and with one gate open at a time.
 
@@ -98,19 +103,26 @@ def measure_costs(
         model: whose gates are timed.
         items: to run.
         halves: for gates that decide row by row, a threshold that about half of the rows stay below.
+        budget_ms: that timing may take, where a handful of rounds fits into it.
     """
     gates, halves = model.gates, halves or {}
     windows = [shut(gates), *(opened(gates, [gate]) for gate in range(gates))]
     windows += [_half_open(gates, gate, threshold) for gate, threshold in halves.items()]
-    runs = [_run(original, items, None), *(_run(model.session, items, window) for window in windows)]
-    trial = 2 * interleaved(runs, 2).min(axis=0).sum()
-    rounds = int(np.clip(TIMING_BUDGET_MS / max(trial, 1e-3), LEAST_ROUNDS, MOST_ROUNDS))
-    times = np.quantile(interleaved(runs, rounds) / len(items), 0.25, axis=0)
-    saved = np.clip(times[1] - times[2 : 2 + gates], 0.0, times[0])
+    runs = [_run(model.session, items, window) for window in windows]
+    pair = _lower_quartile([_run(original, items, None), runs[0]], budget_ms / len(runs), rivals=True) / len(items)
+    times = _lower_quartile(runs, budget_ms, rivals=False) / len(items)
+    saved = np.clip(times[0] - times[1 : 1 + gates], 0.0, pair[0])
     split = np.zeros(gates)
-    for gate, half in zip(halves, times[2 + gates :], strict=True):
-        split[gate] = max(0.0, saved[gate] / 2 - (times[1] - half))
-    return Costs(float(times[0]), float(times[1]), saved, split, max(0.0, float(times[1] - times[0])) / max(1, gates))
+    for gate, half in zip(halves, times[1 + gates :], strict=True):
+        split[gate] = max(0.0, saved[gate] / 2 - (times[0] - half))
+    return Costs(float(pair[0]), float(pair[1]), saved, split, max(0.0, float(pair[1] - pair[0])) / max(1, gates))
+
+
+def _lower_quartile(runs: Sequence[Run], budget_ms: float, *, rivals: bool) -> NDArray[np.float64]:
+    """Of each run's times, milliseconds [runs], over as many rounds as fit into the budget."""
+    once = interleaved(runs, 1, rivals=rivals, warm_up=False).sum() * (2 if rivals else 1)
+    rounds = int(np.clip(budget_ms / max(float(once), 1e-3), LEAST_ROUNDS, MOST_ROUNDS))
+    return np.asarray(np.quantile(interleaved(runs, rounds, rivals=rivals, warm_up=False), 0.25, axis=0))
 
 
 def _half_open(gates: int, gate: int, threshold: float) -> Window:
@@ -146,8 +158,9 @@ def _run(session: Session, items: Sequence[Batch], window: Window | None) -> Run
     return run
 
 
-def typical(items: Sequence[Batch], count: int) -> tuple[Batch, ...]:
+def typical(items: Sequence[Batch]) -> tuple[Batch, ...]:
     """A few batches that span the sizes in the data, from small to large, each standing for as many samples."""
+    count = TIMED_BATCHES if len(items[0].indices) == 1 else TIMED_BATCHES // 2
     by_size = sorted(items, key=lambda item: sum(array.size for array in item.feeds.values()))
     places = (np.arange(count) + 0.5) / count * len(by_size)
     return tuple(by_size[int(place)] for place in places)
