@@ -9,6 +9,7 @@ that run longer than that.
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -114,8 +115,9 @@ class Processes:
         self._pool.shutdown(cancel_futures=True)
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        # A forked child would inherit ONNX Runtime's locks without the threads that hold them.
-        return ProcessPoolExecutor(self._count, mp_context=get_context("spawn"))
+        # A forked child would inherit ONNX Runtime's locks without the threads that hold them. Ctrl-C reaches children
+        # too; this process answers it for all of them.
+        return ProcessPoolExecutor(self._count, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
 
     def _send(self, remote: Remote, wanted: Sequence[str], feeds: Feeds) -> list[Array]:
         found = self._pool.submit(run_here, remote.digest, None, wanted, feeds).result()

@@ -109,7 +109,8 @@ class Compiled:
         static: the alternative without gates.
         measured: on *test*; None without data.
         shift: what happened to clusters of the data that were left out; empty with several data sets.
-        gated: all blocks that got a gate and the path through their thresholds; None without data.
+        gated: all blocks that got a gate and the path through their thresholds, whose model is closed if it ran in
+            another process; None without data.
     """
 
     model: onnx.ModelProto

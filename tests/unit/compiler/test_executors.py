@@ -62,6 +62,10 @@ def test_a_session_elsewhere_looks_like_one_here(processes: Processes) -> None:
     assert there.run(feeds, ["hidden"]).keys() == {"hidden"}
 
 
+def test_workers_leave_interrupts_to_their_parent(processes: Processes) -> None:
+    assert processes._pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
+
+
 def test_an_error_of_the_model_is_not_a_death(processes: Processes) -> None:
     session = processes.open(NETWORK.model.SerializeToString())
     with pytest.raises(Exception, match="attention_mask"):
