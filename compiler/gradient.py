@@ -65,8 +65,8 @@ SMALLEST = 1e-30
 Products = NDArray[np.float64]
 """Derivatives of a batch's output along its directions with respect to each mask, [regions, DIRECTIONS]."""
 
-Seeds = Mapping[Batch, Array]
-"""Directions of each batch, [*output's shape, DIRECTIONS]."""
+Seeds = Callable[[Batch], Array]
+"""The directions of a batch, [*output's shape, DIRECTIONS]."""
 
 
 @dataclass(frozen=True)
@@ -111,15 +111,16 @@ def measure_gradients(
             {}, "none", 0, None, f"a model of {size >> 20} MiB; --impact gradient measures it all the same"
         )
     chosen = _spread(items, SAMPLES[asked])
-    random = np.random.default_rng(settings.seed)
-    references = in_parallel(lambda item: original.run(item.feeds, [output])[output], chosen)
-    seeds = {
-        item: directions(loss, reference, item.valid, DIRECTIONS, random)
-        for item, reference in zip(chosen, references, strict=True)
-    }
+    place = {item: i for i, item in enumerate(chosen)}
+
+    def seeds(item: Batch) -> Array:
+        """Directions of a batch, made anew each time: those of a language model's logits are large."""
+        random = np.random.default_rng([settings.seed, place[item]])
+        return directions(loss, original.run(item.feeds, [output])[output], item.valid, DIRECTIONS, random)
+
     regions = surveyed.survey.regions
     masked = run_passes(surveyed.model, [MaskRegions(regions)])
-    products, deviation, reason = _products(masked, output, len(regions), seeds)
+    products, deviation, reason = _products(masked, output, len(regions), chosen, seeds)
     impact = _impact(products, squared=is_squared(loss))
     by_region = {region.name: float(value) for region, value in zip(regions, impact, strict=True)}
     return Gradients(by_region, CENTRAL if reason else REVERSE, len(products), deviation, reason)
@@ -132,12 +133,11 @@ def _spread(items: Sequence[Batch], count: int) -> tuple[Batch, ...]:
 
 
 def _products(
-    masked: onnx.ModelProto, output: str, count: int, seeds: Seeds
+    masked: onnx.ModelProto, output: str, count: int, items: Sequence[Batch], seeds: Seeds
 ) -> tuple[Sequence[Products], float | None, str]:
     """Derivatives for each batch, the deviation of reverse mode, and why it was not used, empty where it was."""
-    items = tuple(seeds)
     primal = _Primal(open_session(masked.SerializeToString()), output, count, seeds)
-    found = _reverse(masked, output, count, seeds)
+    found = _reverse(masked, output, count, items, seeds)
     if isinstance(found, str):
         return primal.affordable(items), None, found
     deviation = _deviation(found[:CHECKED], primal, items[:CHECKED])
@@ -152,7 +152,9 @@ def _impact(products: Sequence[Products], *, squared: bool) -> NDArray[np.float6
     return np.asarray((estimates if squared else np.sqrt(estimates)).mean(axis=0))
 
 
-def _reverse(masked: onnx.ModelProto, output: str, count: int, seeds: Seeds) -> list[Products] | str:
+def _reverse(
+    masked: onnx.ModelProto, output: str, count: int, items: Sequence[Batch], seeds: Seeds
+) -> list[Products] | str:
     """Derivatives for each batch by reverse mode, or why there are none."""
     try:
         import onnx_ad
@@ -160,17 +162,17 @@ def _reverse(masked: onnx.ModelProto, output: str, count: int, seeds: Seeds) -> 
         return "the package onnx-ad is not installed (pip install 'skipc[gradients]')"
     ones = np.ones(count, np.float32)
     try:
-        fixed = run_passes(masked, [SplitPads(), FixInputs(_common_shapes(tuple(seeds)))])
-        fixed = run_passes(fixed, [DeclareTypes(_types(fixed, tuple(seeds), ones))])
+        fixed = run_passes(masked, [SplitPads(), FixInputs(_common_shapes(items))])
+        fixed = run_passes(fixed, [DeclareTypes(_types(fixed, items, ones))])
         swept = onnx_ad.reverse(fixed, inputs=[names.REGION_MASK], outputs=[output], layout="onnx")
         session = open_session(swept.SerializeToString())
         seed, derivative = session.inputs[-1], session.outputs[-1]
 
         def products(item: Batch) -> Products:
-            feeds = {**item.feeds, names.REGION_MASK: ones, seed: seeds[item]}
+            feeds = {**item.feeds, names.REGION_MASK: ones, seed: seeds(item)}
             return session.run(feeds, [derivative])[derivative].astype(np.float64)
 
-        return in_parallel(products, tuple(seeds))
+        return in_parallel(products, items)
     except Exception as error:
         return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
@@ -204,12 +206,17 @@ class _Primal:
 
     def products(self, step: float) -> Callable[[Batch], Products]:
         """Derivatives by central differences, two runs for each region."""
-        return lambda item: np.stack([self._along(item, region, step) for region in range(self.count)])
 
-    def _along(self, item: Batch, region: int, step: float) -> Products:
+        def products(item: Batch) -> Products:
+            along = self.seeds(item).reshape(-1, DIRECTIONS).astype(np.float64)
+            return np.stack([self._change(item, region, step) @ along for region in range(self.count)])
+
+        return products
+
+    def _change(self, item: Batch, region: int, step: float) -> NDArray[np.float64]:
+        """Derivative of the whole output with respect to one mask, flattened."""
         above, below = (self._run(item, region, 1.0 + sign * step) for sign in (1.0, -1.0))
-        change = (above - below).reshape(-1) / (2.0 * step)
-        return np.asarray(change @ self.seeds[item].reshape(len(change), -1).astype(np.float64))
+        return (above - below).reshape(-1) / (2.0 * step)
 
     def _run(self, item: Batch, region: int, value: float) -> Products:
         mask = np.ones(self.count, np.float32)
