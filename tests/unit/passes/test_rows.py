@@ -24,7 +24,7 @@ CLOSE = {"rtol": 2e-4, "atol": 2e-4}
 """Other numbers of rows make a product sum in another order: a few hundred float32 operations on values near 1."""
 
 NETWORKS: dict[str, Callable[[], Network]] = {
-    "post-norm": lambda: transformer(),
+    "post-norm": transformer,
     "pre-norm": lambda: transformer(norm="pre"),
     "convolutions": conv_net,
     "inverted residuals": mbconv,
