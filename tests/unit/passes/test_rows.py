@@ -20,7 +20,7 @@ from tests.gated import Surveyed, block, deciding, run, surveyed, window
 from tests.graphs import OPSETS, Network, conv_net, mbconv, mlp, transformer
 
 ROWS = 4
-CLOSE = {"rtol": 2e-4, "atol": 2e-4}
+CLOSE = 2e-4
 """Other numbers of rows make a product sum in another order: a few hundred float32 operations on values near 1."""
 
 NETWORKS: dict[str, Callable[[], Network]] = {
@@ -70,8 +70,8 @@ def test_every_row_gets_what_was_decided_for_it(name: str, position: int, granul
     bypassed = run(model, {**feeds, agreed: np.ones(shape, np.float32)}, [leaving])[leaving]
     for chosen in patterns(shape):
         result = run(model, {**feeds, agreed: chosen}, [leaving])[leaving]
-        np.testing.assert_allclose(result[chosen == 0], whole[leaving][chosen == 0], **CLOSE)
-        np.testing.assert_allclose(result[chosen == 1], bypassed[chosen == 1], **CLOSE)
+        np.testing.assert_allclose(result[chosen == 0], whole[leaving][chosen == 0], rtol=CLOSE, atol=CLOSE)
+        np.testing.assert_allclose(result[chosen == 1], bypassed[chosen == 1], rtol=CLOSE, atol=CLOSE)
 
 
 @pytest.mark.parametrize("granularity", ["sample", "token"])
@@ -114,7 +114,7 @@ def test_a_sample_gets_the_same_in_any_company(granularity: str, opset: int) -> 
         alone = run(model, {k: v if k == names.WINDOW else v[row : row + 1] for k, v in feeds.items()})
         np.testing.assert_array_equal(alone[names.DECISIONS][0], together[names.DECISIONS][row])
         for name in alone:
-            np.testing.assert_allclose(alone[name][0], together[name][row], **CLOSE)
+            np.testing.assert_allclose(alone[name][0], together[name][row], rtol=CLOSE, atol=CLOSE)
 
 
 @pytest.mark.parametrize("granularity", ["sample", "token"])
@@ -125,7 +125,7 @@ def test_the_reference_runtime_agrees(granularity: str) -> None:
     theirs = dict(zip(ours, ReferenceEvaluator(model).run(list(ours), feeds), strict=True))
     np.testing.assert_array_equal(ours[names.DECISIONS], theirs[names.DECISIONS])
     for name in ours:
-        np.testing.assert_allclose(ours[name], theirs[name], **CLOSE)
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=CLOSE, atol=CLOSE)
 
 
 @pytest.mark.parametrize("granularity", ["sample", "token"])
@@ -156,7 +156,7 @@ def test_a_broken_sample_runs_in_full_and_leaves_the_others_alone(broken: float)
     assert result[names.DECISIONS][:, 0].tolist() == [1.0, 0.0, 1.0, 1.0]
     others = [0, 2, 3]
     for name in healthy:
-        np.testing.assert_allclose(result[name][others], healthy[name][others], **CLOSE)
+        np.testing.assert_allclose(result[name][others], healthy[name][others], rtol=CLOSE, atol=CLOSE)
 
 
 def test_a_masked_gate_does_not_see_padding() -> None:
