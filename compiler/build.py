@@ -11,6 +11,7 @@ from skipc.passes.base import GraphPass, run_passes
 from skipc.passes.expose import ExposeDecisions
 from skipc.passes.inject import InjectGates, LevelWindow, ReplaceRegions
 from skipc.passes.normalize import Normalize
+from skipc.passes.restore import RecordOriginal
 from skipc.passes.stamp import StampPlan
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Block, Plan
@@ -35,7 +36,7 @@ def build(model: onnx.ModelProto, plan: Plan, *, decisions: bool = False, level_
     passes: list[GraphPass] = [InjectGates(plan.blocks, window)]
     if decisions:
         passes.append(ExposeDecisions(tuple(block.region for block in plan.blocks)))
-    return run_passes(model, [*passes, StampPlan(plan)])
+    return run_passes(model, [*passes, StampPlan(plan), RecordOriginal(model)])
 
 
 def build_static(model: onnx.ModelProto, blocks: Sequence[Block]) -> onnx.ModelProto:
