@@ -10,9 +10,9 @@ from onnx.helper import np_dtype_to_tensor_dtype
 
 from skipc.compiler.data import batches, synthetic
 from skipc.compiler.data_types import Dataset, InputSpec
+from skipc.passes.candidate import ValueType
 from skipc.passes.expose import with_outputs
 from skipc.passes.flow import Flow
-from skipc.passes.regions import ValueType
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Array, Dim
 from skipc.runtime.session import Session, open_session

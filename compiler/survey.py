@@ -12,7 +12,8 @@ from skipc.compiler.build import normalized
 from skipc.compiler.data import Dataset, InputSpec, input_specs
 from skipc.compiler.probe import probe_feeds, probe_types
 from skipc.compiler.source import Source
-from skipc.passes.regions import Rejection, Survey, find_regions
+from skipc.passes.candidate import Rejection
+from skipc.passes.regions import Survey, find_regions
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Array, Region
 from skipc.runtime.session import is_equal, open_session

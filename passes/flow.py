@@ -107,6 +107,15 @@ class Flow:
         """Whether a value is the same for every input: an initializer or computed from initializers alone."""
         return not self._is_live(name, self.live)
 
+    @cached_property
+    def useful(self) -> NodeSet:
+        """Nodes on which an output of the graph depends; all others are dead."""
+        return self.union(self.ancestors, (self.producer[name] for name in self.graph_outputs if name in self.producer))
+
+    def readers(self, name: str) -> NodeSet:
+        """The nodes that read a value and are of use."""
+        return self.consumers.get(name, 0) & self.useful
+
     def data_inputs(self, node: int) -> tuple[str, ...]:
         """Inputs of a node that depend on an input of the graph."""
         return tuple(name for name in self.inputs[node] if not self.is_constant(name))
@@ -149,6 +158,6 @@ class Flow:
         return self.reached_from(entry) & self.ancestors[node]
 
     def escaping(self, nodes: NodeSet, exit_value: str) -> tuple[str, ...]:
-        """Values written inside a node set, other than its exit, that are read outside it or leave the graph."""
+        """Values written inside a node set, other than its exit, that are of use outside it or leave the graph."""
         written = (name for i in members(nodes) for name in self.nodes[i].output if name and name != exit_value)
-        return tuple(name for name in written if name in self.graph_outputs or self.consumers.get(name, 0) & ~nodes)
+        return tuple(name for name in written if name in self.graph_outputs or self.readers(name) & ~nodes)

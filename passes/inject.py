@@ -21,7 +21,7 @@ from skipc.passes.flow import Flow, NodeSet, members, node_inputs, node_set
 from skipc.passes.gate import write_gate
 from skipc.passes.narrow import Hidden, constants_of, find_hidden, narrowed
 from skipc.passes.normalize import copied_node, sort_nodes
-from skipc.passes.regions import CONVOLUTION_OPS
+from skipc.passes.operators import CONVOLUTION_OPS
 from skipc.passes.surrogate import write_bypass
 from skipc.runtime import names
 from skipc.runtime.plan import Array, Block, Region

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from skipc.compiler.data import Dataset, input_specs
 from skipc.compiler.probe import probe_feeds, probe_types
-from skipc.passes.regions import ValueType
+from skipc.passes.candidate import ValueType
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Array
 from tests.graphs import Net, Network, conv_net, mlp, transformer

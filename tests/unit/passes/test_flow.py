@@ -57,9 +57,15 @@ def test_what_depends_on_no_input_is_constant(flow: Flow) -> None:
 
 
 def test_values_that_leave_are_escaping_unless_they_are_the_exit(flow: Flow) -> None:
-    assert flow.escaping(node_set([0, 1]), "b") == ("a",)
+    assert flow.escaping(node_set([0, 1]), "other") == ("b",)
     assert flow.escaping(node_set([0, 1, 4]), "b") == ()
     assert flow.escaping(node_set([5]), "other") == ("y",)
+
+
+def test_a_node_that_no_output_depends_on_is_dead(flow: Flow) -> None:
+    assert list(members(flow.useful)) == [0, 1, 2, 3, 5]
+    assert list(members(flow.readers("a"))) == [1]
+    assert flow.escaping(node_set([0, 1]), "b") == ()
 
 
 NESTED = graph("""
