@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
-from skipc.passes.base import check
+from skipc.passes.base import check, copied
+from skipc.passes.normalize import is_sorted, sort
 from skipc.runtime.errors import InputError
 
 
@@ -49,7 +50,7 @@ def load_model(path: Path) -> Source:
         hasher.update(content)
         size += len(content)
     _load_external(model, path)
-    _check(model, path)
+    check_source(model, path)
     return Source(path, model, hasher.hexdigest(), size)
 
 
@@ -71,9 +72,22 @@ def _parse(data: bytes, path: Path) -> onnx.ModelProto:
     except DecodeError as error:
         what = "the file is not an ONNX model, or it is cut off"
         raise InputError("not-onnx", what, where=str(path), hint=hint) from error
+    if not _texts_are_valid(model):
+        raise InputError("not-onnx", "a name in it is not UTF-8", where=str(path), hint=hint)
     if not model.graph.node or not model.ir_version:
         raise InputError("not-onnx", "the file holds no ONNX graph", where=str(path), hint=hint)
     return model
+
+
+def _texts_are_valid(message: Message) -> bool:
+    """Whether every text in a message is one; protobuf leaves what is not UTF-8 as bytes."""
+    for field, value in message.ListFields():
+        values = (value,) if isinstance(value, (str, bytes, Message)) else value
+        if field.type == field.TYPE_STRING and not all(isinstance(item, str) for item in values):
+            return False
+        if field.type == field.TYPE_MESSAGE and not all(_texts_are_valid(item) for item in values):
+            return False
+    return True
 
 
 def _external_files(model: onnx.ModelProto) -> tuple[str, ...]:
@@ -90,9 +104,23 @@ def _load_external(model: onnx.ModelProto, path: Path) -> None:
         raise InputError("external-data-invalid", what, where=str(path), hint="export the model again") from error
 
 
-def _check(model: onnx.ModelProto, path: Path) -> None:
+def _sorted(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as the checker wants it: converters leave it to runtimes to sort the nodes."""
+    if is_sorted(model.graph):
+        return model
+    model = copied(model)
+    sort(model.graph)
+    return model
+
+
+def check_source(model: onnx.ModelProto, path: Path) -> None:
+    """Run ONNX's checker over a model, its nodes sorted.
+
+    Raises:
+        InputError: ``model-invalid``, in the checker's words.
+    """
     try:
-        check(model)
+        check(_sorted(model))
     except Exception as error:
         words = " ".join(str(error).split())
         hint = "fix the export; `python -m onnx.checker` prints the same complaint"

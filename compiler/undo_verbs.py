@@ -14,8 +14,7 @@ from skipc.compiler.build import normalized, require_same_model, serialized
 from skipc.compiler.console import Console
 from skipc.compiler.difference import difference_json, difference_text
 from skipc.compiler.emit import check_writable, write_all
-from skipc.compiler.source import Source, load_model
-from skipc.passes.base import run_passes
+from skipc.compiler.source import Source, check_source, load_model
 from skipc.passes.restore import Restore
 from skipc.passes.stamp import plan_of
 from skipc.runtime.errors import InputError
@@ -52,11 +51,23 @@ def _default_output(compiled: Path) -> Path:
 
 
 def _restored(source: Source) -> onnx.ModelProto:
+    """The original.
+
+    Raises:
+        InputError: the compiled model was changed, so that no original can be put together.
+    """
     try:
-        return run_passes(source.model, [Restore()])
+        restored = Restore().apply(source.model)
     except InputError as error:
         error.where = error.where or str(source.path)
         raise
+    try:
+        check_source(restored, source.path)
+    except InputError as error:
+        hint = "restore from the file as `skipc compile` wrote it"
+        what = f"the model was changed after it was compiled: restored, {error.what}"
+        raise InputError("original-changed", what, where=str(source.path), hint=hint) from error
+    return restored
 
 
 def diff_verb(console: Console, *, compiled: Path, original: Path | None) -> Result:

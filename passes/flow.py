@@ -14,6 +14,8 @@ import onnx
 
 NodeSet = int
 
+SHAPE_OPS = frozenset({"Shape", "Size"})
+
 
 def members(nodes: NodeSet) -> Iterator[int]:
     """The positions in a node set, ascending."""
@@ -136,6 +138,21 @@ class Flow:
         for i in reversed(range(len(self.nodes))):
             found[i] = self.union(found, self._readers(i)) | 1 << i
         return tuple(found)
+
+    @cached_property
+    def _carried(self) -> tuple[NodeSet, ...]:
+        """As `descendants`, but not through nodes that read nothing but a shape."""
+        found: list[NodeSet] = [0] * len(self.nodes)
+        for i in reversed(range(len(self.nodes))):
+            found[i] = self.union(found, self._content_readers(self._readers(i))) | 1 << i
+        return tuple(found)
+
+    def _content_readers(self, nodes: Iterable[int]) -> Iterator[int]:
+        return (i for i in nodes if self.nodes[i].op_type not in SHAPE_OPS)
+
+    def carries(self, value: str) -> NodeSet:
+        """Nodes that depend on what a value holds, and not only on its shape."""
+        return self.union(self._carried, self._content_readers(members(self.consumers.get(value, 0))))
 
     def _readers(self, node: int) -> Iterator[int]:
         for name in self.nodes[node].output:

@@ -10,7 +10,7 @@ import onnx
 
 from skipc.passes.base import copied, opset_of
 from skipc.passes.flow import Flow, members, subgraphs
-from skipc.passes.original import Original, remember
+from skipc.passes.original import Original, order_of, remember
 from skipc.runtime import names
 from skipc.runtime.errors import InputError
 
@@ -20,10 +20,11 @@ OLDEST_IR = 4
 
 @dataclass(frozen=True)
 class Normalize:
-    """Give every node a unique name.
+    """Give every node a unique name, and sort the nodes if they are not.
 
-    Requires a model that the checker accepts. Ensures that nodes can be told apart by name and that initializers need
-    not be inputs (IR version 4). Refuses what is already compiled, and opsets whose `If` skipc does not write.
+    Requires a model that the checker accepts, but for the order of its nodes: converters leave it to runtimes to sort
+    them. Ensures that nodes can be told apart by name and that initializers need not be inputs (IR version 4). Refuses
+    what is already compiled, and opsets whose `If` skipc does not write.
     """
 
     def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
@@ -35,7 +36,11 @@ class Normalize:
         ir_version = model.ir_version
         model.ir_version = max(ir_version, OLDEST_IR)
         renamed = _rename(model.graph.node)
-        remember(model, Original(ir_version if ir_version < OLDEST_IR else 0, renamed))
+        before = [node.name for node in model.graph.node]
+        sort(model.graph)
+        after = [node.name for node in model.graph.node]
+        order = order_of(before, after) if before != after else ()
+        remember(model, Original(ir_version if ir_version < OLDEST_IR else 0, renamed, order))
         return model
 
 
@@ -91,6 +96,22 @@ def _refuse_old(model: onnx.ModelProto) -> None:
     if version < OLDEST_OPSET:
         hint = f"convert it with onnx.version_converter.convert_version(model, {OLDEST_OPSET}) or newer"
         raise InputError("opset-too-old", f"opset {version} is older than {OLDEST_OPSET}", hint=hint)
+
+
+def sort(graph: onnx.GraphProto) -> None:
+    """Sort a graph's nodes, if they are not sorted yet; those of its subgraphs stay as they are.
+
+    Raises:
+        ValueError: the graph has a cycle.
+    """
+    if not is_sorted(graph):
+        sort_nodes(graph, [(float(place), copied_node(node)) for place, node in enumerate(graph.node)])
+
+
+def is_sorted(graph: onnx.GraphProto) -> bool:
+    """Whether every value is written before it is read."""
+    flow = Flow.of(graph)
+    return all(flow.producer.get(name, -1) < i for i, read in enumerate(flow.inputs) for name in read)
 
 
 def sort_nodes(graph: onnx.GraphProto, nodes: Sequence[tuple[float, onnx.NodeProto]]) -> None:

@@ -29,7 +29,7 @@ class Original:
     Attributes:
         ir_version: of the original; 0 where it was not changed.
         node_names: the original name of every node that was renamed, by its present name; None where it had none.
-        nodes: order of the nodes.
+        nodes: order of the nodes; where nothing was compiled yet, empty unless they were sorted.
         initializers: order of the initializers.
         value_info: order of the values' types.
         lost_value_info: types of values that the compiled graph cannot hold; they come last before ordering.

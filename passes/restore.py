@@ -6,6 +6,7 @@ of values that have moved), and writes it into the metadata. `Restore` undoes an
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, MutableSequence, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -40,14 +41,16 @@ class RecordOriginal:
         Raises:
             ValueError: a node or weight of the original is not in the model any more.
         """
-        undone = _undone(model).graph
-        known = {item.name for item in undone.value_info}
-        lost = tuple(item for item in self.original.graph.value_info if item.name not in known)
+        undone, normalised = _undone(model).graph, self.original.graph
+        lost = _lost(normalised.value_info, undone.value_info)
         found = [item.name for item in (*undone.value_info, *lost)]
-        original = replace(remembered(self.original), lost_value_info=lost).with_orders(
-            order_of(_names(self.original.graph.node), _names(undone.node)),
-            order_of(_names(self.original.graph.initializer), _names(undone.initializer)),
-            order_of(_names(self.original.graph.value_info), found),
+        before = remembered(self.original)
+        nodes = _names(normalised.node)
+        unsorted = [nodes[place] for place in places_of(before.nodes, len(nodes), where="")] if before.nodes else nodes
+        original = replace(before, lost_value_info=lost).with_orders(
+            order_of(unsorted, _names(undone.node)),
+            order_of(_names(normalised.initializer), _names(undone.initializer)),
+            order_of(_names(normalised.value_info), found),
         )
         model = copied(model)
         remember(model, original)
@@ -78,6 +81,20 @@ class Restore:
             _rename(node, original.node_names.get(node.name, node.name))
         _restore_header(restored, original)
         return restored
+
+
+def _lost(
+    wanted: Sequence[onnx.ValueInfoProto], found: Sequence[onnx.ValueInfoProto]
+) -> tuple[onnx.ValueInfoProto, ...]:
+    """The types that were not found again; some exporters write those of a value several times."""
+    left = Counter(item.name for item in found)
+    lost = []
+    for item in wanted:
+        if left[item.name] > 0:
+            left[item.name] -= 1
+        else:
+            lost.append(item)
+    return tuple(lost)
 
 
 def _rename(node: onnx.NodeProto, name: str | None) -> None:
@@ -184,8 +201,10 @@ def _drop_ours(field: MutableSequence[_Item]) -> None:
 def _add_theirs(field: MutableSequence[_Item], items: Sequence[_Item]) -> None:
     """Append the items that skipc has not made and that are not there yet."""
     present = {item.name for item in field}
-    new = {item.name: item for item in items if not names.is_ours(item.name) and item.name not in present}
-    field.extend(new.values())
+    for item in items:
+        if not names.is_ours(item.name) and item.name not in present:
+            present.add(item.name)
+            field.append(item)
 
 
 def _changed(what: str) -> InputError:

@@ -41,7 +41,7 @@ class Search:
             return None
         merge = self.flow.nodes[node].output[0]
         nodes = self.flow.between(entry, node)
-        if not self.weights.any_in(nodes):
+        if not self.weights.any_in(nodes & self.flow.carries(entry)):
             return self.rejection(node, "no-weights", "nothing between the two paths carries a weight matrix")
         elem_type = self.types[merge].elem_type
         if elem_type not in FLOAT_TYPES:
@@ -59,19 +59,19 @@ class Search:
             return None
         for near in inputs:
             others = [name for name in inputs if name != near]
-            for value in self._light_path(near):
+            for value in self._light_path(near, own_type):
                 if self.types.get(value) == own_type and self._depends(others, value):
                     return value
         return None
 
-    def _light_path(self, value: str) -> Iterator[str]:
+    def _light_path(self, value: str, own_type: ValueType) -> Iterator[str]:
         """A value and those it is made from, element by element, by nodes with one data input and no weight matrix."""
-        yield value
-        made_by = self.flow.producer.get(value)
-        while made_by is not None and self._is_light(made_by):
-            value = self.flow.data_inputs(made_by)[0]
+        while value in self.types and self.types[value].dims == own_type.dims:
             yield value
             made_by = self.flow.producer.get(value)
+            if made_by is None or not self._is_light(made_by):
+                return
+            value = self.flow.data_inputs(made_by)[0]
 
     def _is_light(self, node: int) -> bool:
         moves = self.flow.nodes[node].op_type in MOVING_OPS
@@ -88,7 +88,8 @@ class Search:
         escaping = self.flow.escaping(item.nodes, item.merge)
         hoisted = self.flow.union(self.flow.ancestors, (self.flow.producer[name] for name in escaping)) & item.nodes
         if hoisted >> node & 1:
-            return self.rejection(node, "two-results", "the node at which it ends has another result that is read too")
+            what = "the node at which it ends has another result that is read too; compile before fusing"
+            return self.rejection(node, "two-results", what)
         kept = replace(item, nodes=item.nodes & ~hoisted)
         left = self.weights.count(kept.nodes) / max(1, self.weights.count(item.nodes))
         if not self.weights.any_in(kept.nodes) or (self.weights.any_in(hoisted) and left < LEAST_LEFT):

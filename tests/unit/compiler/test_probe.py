@@ -141,3 +141,25 @@ def test_data_that_the_model_does_not_stand_is_an_error_of_input() -> None:
     with pytest.raises(InputError) as caught:
         probe_feeds(picky(), input_specs(picky()), dataset([{"x": np.zeros((1, 4), np.float32)}] * 2))
     assert caught.value.code == "model-unrunnable"
+
+
+def cached_decoder() -> Network:
+    """Adds what is new to a cache and masks the whole: runs only on extents that fit each other."""
+    net = Net()
+    grown = net.node("Concat", "past", "x", axis=1, output="present")
+    mask = net.node("Unsqueeze", net.node("Cast", "mask", to=TensorProto.FLOAT), net.constant([2]))
+    net.node("Mul", grown, mask, output="y")
+    inputs = [
+        net.tensor("x", "batch", "length", 4),
+        net.tensor("past", "batch", "past_length", 4),
+        net.tensor("mask", "batch", "total_length", elem_type=TensorProto.INT64),
+    ]
+    return net.network(inputs, [net.tensor(name, "batch", "total_length", 4) for name in ("present", "y")])
+
+
+def test_a_mask_covers_the_cache_and_what_is_new() -> None:
+    model = cached_decoder().model
+    first, second = probe_feeds(model, input_specs(model), None)
+    assert [first[name].shape[1] for name in ("x", "past", "mask")] == [8, 11, 19]
+    assert [second[name].shape[1] for name in ("x", "past", "mask")] == [9, 13, 22]
+    assert probe_types(model, [first, second])["present"].dims == ("batch", "total_length", 4)

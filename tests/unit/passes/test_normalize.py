@@ -87,6 +87,16 @@ def test_an_old_ir_version_is_lifted_so_that_weights_need_not_be_inputs() -> Non
     assert Normalize().apply(model).ir_version == 4
 
 
+def test_nodes_are_sorted() -> None:
+    network = mlp()
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in network.model.graph.node]
+    model = mlp().model
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(nodes))
+    normal = run_passes(model, [Normalize()])
+    assert [node.name for node in normal.graph.node] == [node.name for node in network.model.graph.node]
+
+
 def test_sort_nodes_keeps_the_preferred_order_where_it_may() -> None:
     graph = onnx.GraphProto()
     nodes = [onnx.helper.make_node("Relu", [source], [target], name=target) for source, target in ("ab", "xy", "bc")]

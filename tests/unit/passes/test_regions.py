@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 
@@ -378,6 +379,32 @@ def test_a_convolution_over_tokens_leaves_features_last() -> None:
     tokens = [net.tensor(name, "batch", "length", 8) for name in "xy"]
     (found,) = blocks(net.network(tokens[:1], tokens[1:]))
     assert (found.kind, found.channel_axis) == ("convolution", 2)
+
+
+def test_positions_taken_from_a_shape_are_no_function_of_the_value() -> None:
+    net = Net()
+    value = net.linear("x", 8, 8)
+    extent = net.node("Squeeze", net.node("Shape", value, start=1, end=2))
+    places = net.node("Range", net.constant(0), extent, net.constant(1))
+    positioned = net.node("Add", value, net.node("Gather", net.weight(20, 8), places), name="positions")
+    net.node("Identity", positioned, output="y")
+    tokens = [net.tensor(name, "batch", "length", 8) for name in "xy"]
+    network = net.network(tokens[:1], tokens[1:])
+    assert blocks(network) == ()
+    assert rejections(network)["positions"].rule == "no-weights"
+
+
+def test_the_scale_of_a_quantized_product_is_no_skip_path() -> None:
+    net = Net()
+    value = net.linear("x", 8, 8)
+    weight = onnx.numpy_helper.from_array(np.ones((8, 8), np.uint8), "weight")
+    net.initializers.append(weight)
+    names = ["quantized", "scale", "zero"]
+    net.nodes.append(onnx.helper.make_node("DynamicQuantizeLinear", [value], names, name="quantize"))
+    product = net.node("Cast", net.node("MatMulInteger", "quantized", "weight", "zero"), to=onnx.TensorProto.FLOAT)
+    scaled = net.node("Mul", product, net.node("Mul", "scale", net.constant(0.5)))
+    survey = surveyed(rows(net, scaled)).survey
+    assert (survey.regions, survey.rejected) == ((), ())
 
 
 def test_a_transposed_value_is_not_the_value() -> None:

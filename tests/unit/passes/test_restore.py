@@ -7,7 +7,6 @@ from collections.abc import Callable
 import onnx
 import pytest
 
-from skipc.passes.base import run_passes
 from skipc.passes.restore import Restore
 from skipc.passes.stamp import SetLevel
 from skipc.runtime import names
@@ -30,7 +29,7 @@ def as_bytes(model: onnx.ModelProto) -> bytes:
 
 
 def restored(model: onnx.ModelProto) -> onnx.ModelProto:
-    return run_passes(model, [Restore()])
+    return Restore().apply(model)
 
 
 def with_types(network: Network) -> Network:
@@ -71,6 +70,23 @@ def test_what_normalising_changed_is_changed_back() -> None:
     model = compiled(Network(network.model, network.inputs))
     assert model.ir_version == 4
     assert as_bytes(restored(model)) == as_bytes(network.model)
+
+
+def test_nodes_that_were_not_sorted_are_unsorted_again() -> None:
+    network = conv_net()
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in network.model.graph.node]
+    del network.model.graph.node[:]
+    network.model.graph.node.extend(reversed(nodes))
+    model = compiled(network)
+    assert len([node for node in model.graph.node if node.op_type == "If"]) == 2
+    assert as_bytes(restored(model)) == as_bytes(network.model)
+
+
+def test_types_that_are_written_twice_come_back_twice() -> None:
+    network = with_types(conv_net())
+    twice = [onnx.ValueInfoProto.FromString(item.SerializeToString()) for item in network.model.graph.value_info]
+    network.model.graph.value_info.extend(twice)
+    assert as_bytes(restored(compiled(network))) == as_bytes(network.model)
 
 
 def test_the_level_makes_no_difference() -> None:
