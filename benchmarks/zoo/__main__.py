@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.zoo.afterwards import afterwards
 from benchmarks.zoo.checks import Found, examined
 from benchmarks.zoo.specimens import Specimen, specimens
 from benchmarks.zoo.table import page, row_json
@@ -35,7 +36,9 @@ def main(pattern: str = "") -> None:
         rows.append((specimen, found))
         print(f"{name}: {json.dumps(row_json(specimen, found))}", flush=True)
     if not pattern:
-        (ROOT / "docs" / "families.md").write_text(page(rows), encoding="utf-8")
+        with _silenced():
+            after = afterwards()
+        (ROOT / "docs" / "families.md").write_text(page(rows, after), encoding="utf-8")
 
 
 def _found(specimen: Specimen) -> Found:

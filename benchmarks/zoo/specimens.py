@@ -34,8 +34,8 @@ class Specimen:
 def specimens() -> Iterator[Specimen]:
     """All of them, the families first, then their other forms."""
     for family in (*images.NETWORKS, *tokens.NETWORKS):
-        yield Specimen(family, OLD, "float32, opset 17", _exporting(family, dynamo=False, opset=17))
-        yield Specimen(family, NEW, "float32, opset 18", _exporting(family, dynamo=True, opset=18))
+        yield Specimen(family, OLD, "float32, opset 17", exporting(family, dynamo=False, opset=17))
+        yield Specimen(family, NEW, "float32, opset 18", exporting(family, dynamo=True, opset=18))
     for path in sorted(LIGHT.glob("*.onnx")):
         yield Specimen(path.stem.removeprefix("light_"), "Caffe2", "float32, opset 9", _loading(path))
         made = _converting(_loading(path), formats.at_opset(13))
@@ -67,17 +67,19 @@ FORMS: tuple[tuple[str, formats.Convert, tuple[str, ...]], ...] = (
 def _other_forms() -> Iterator[Specimen]:
     for form, convert, families in FORMS:
         for family in families:
-            make = _exporting(family, dynamo=False, opset=17)
+            make = exporting(family, dynamo=False, opset=17)
             yield Specimen(family, OLD, form, _converting(make, convert))
     for version in (11, 13):
         for family in ("ResNet, basic", "EfficientNet", "BERT, post-norm", "GPT-2"):
-            yield Specimen(family, OLD, f"float32, opset {version}", _exporting(family, dynamo=False, opset=version))
+            yield Specimen(family, OLD, f"float32, opset {version}", exporting(family, dynamo=False, opset=version))
     cache = Path(os.environ.get("SKIPC_CACHE", "")) / "ppocr"
     for path in sorted(cache.glob("*.onnx")) if "SKIPC_CACHE" in os.environ else ():
         yield Specimen(f"PP-OCR, {path.stem}", "Paddle", "as shipped", _loading(path))
 
 
-def _exporting(family: str, *, dynamo: bool, opset: int) -> Make:
+def exporting(family: str, *, dynamo: bool, opset: int) -> Make:
+    """A way to export a family."""
+
     def make() -> onnx.ModelProto:
         network = as_images(images.NETWORKS[family]()) if family in images.NETWORKS else tokens.NETWORKS[family]()
         return exported(network, dynamo=dynamo, opset=opset)

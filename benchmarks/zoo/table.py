@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.zoo.afterwards import After
 from benchmarks.zoo.checks import OK, Found
 from benchmarks.zoo.specimens import Specimen
 
@@ -24,7 +25,13 @@ What skipc makes of many structurally different graphs, with random weights unle
 """
 
 
-def page(rows: Sequence[Row]) -> str:
+OPENVINO = """OpenVINO 2026.4's CPU plugin computes nonsense where a `Concat` reads the result of an `If` behind a
+convolution and the batch is open, whoever wrote the `If`. Fix the batch before compiling
+(`python -m onnxruntime.tools.make_dynamic_shape_fixed --dim_param batch --dim_value 1`), and it computes rightly.
+"""
+
+
+def page(rows: Sequence[Row], after: Sequence[After]) -> str:
     """The whole page."""
     rewritten = [row for row in rows if row[1].runtimes]
     refused = [row for row in rows if not row[1].runtimes]
@@ -42,7 +49,16 @@ def page(rows: Sequence[Row]) -> str:
             "|---|---|---|---|",
             *(_refused(row) for row in refused),
             "\n## Every no\n",
+            OPENVINO,
             *notes,
+            "\n## Other tools on a compiled file\n",
+            "Whether the tool's result loads and runs in ONNX Runtime, how many `If` nodes are left, and how far its",
+            "outputs are from those of the compiled file, relative to their largest value, shut and open.\n",
+            "Quantize first and compile last: a quantizer takes gates for layers, and ONNX Runtime's takes",
+            "`skipc.thresholds` for an embedding, since `Gather` reads it: the certificate does not hold for such a file.\n",
+            "| family | tool | loads | `If` nodes | shut | open |",
+            "|---|---|---|---|---|---|",
+            *(_after(item) for item in after),
             "",
         ]
     )
@@ -79,7 +95,14 @@ def _notes(row: Row) -> list[str]:
     specimen, found = row
     verdicts = {"open": found.opened, "restored": found.restored, **found.runtimes}
     name = f"{specimen.family}, {specimen.exporter}, {specimen.form}"
-    return [f"- {name}: {what}: {_cell(verdict)}" for what, verdict in verdicts.items() if verdict != OK]
+    nos = [f"- {name}: {what}: {_cell(verdict)}" for what, verdict in verdicts.items() if verdict != OK]
+    return [*nos, *(f"- {name}: candidates refused: {_cell(reason)}" for reason in found.reasons)]
+
+
+def _after(item: After) -> str:
+    if item.problem:
+        return f"| {item.family} | {item.tool} | no: {_cell(item.problem)} | | | |"
+    return f"| {item.family} | {item.tool} | yes | {item.left} of {item.gates} | {item.shut:.0e} | {item.opened:.0e} |"
 
 
 def _cell(text: str) -> str:
