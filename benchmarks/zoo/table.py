@@ -55,7 +55,7 @@ def page(rows: Sequence[Row], after: Sequence[After]) -> str:
             "Whether the tool's result loads and runs in ONNX Runtime, how many `If` nodes are left, and how far its",
             "outputs are from those of the compiled file, relative to their largest value, shut and open.\n",
             "Quantize first and compile last: a quantizer takes gates for layers, and ONNX Runtime's takes",
-            "`skipc.thresholds` for an embedding, since `Gather` reads it: the certificate does not hold for such a file.\n",
+            "`skipc.thresholds` for an embedding, as `Gather` reads it: no certificate holds for such a file.\n",
             "| family | tool | loads | `If` nodes | shut | open |",
             "|---|---|---|---|---|---|",
             *(_after(item) for item in after),
