@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 
 import onnx
@@ -62,4 +62,5 @@ def _without(survey: Survey, exclude: Sequence[str]) -> Survey:
         return not any(fnmatch(region.name, pattern) for pattern in exclude)
 
     refused = [Rejection(item.name, "excluded", "excluded by --exclude") for item in survey.regions if not kept(item)]
-    return Survey(tuple(filter(kept, survey.blocks)), tuple(filter(kept, survey.layers)), (*survey.rejected, *refused))
+    blocks, layers = (tuple(filter(kept, found)) for found in (survey.blocks, survey.layers))
+    return replace(survey, blocks=blocks, layers=layers, rejected=(*survey.rejected, *refused))

@@ -7,13 +7,13 @@ chooses; here they are named. Runs of neighbouring regions form layers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import onnx
 
 from skipc.passes.candidate import Candidate, Rejection, ValueType
-from skipc.passes.flow import Flow, NodeSet, members
+from skipc.passes.flow import Flow, NodeSet, members, node_set
 from skipc.passes.nesting import choose
 from skipc.passes.operators import ATTENTION_OPS, CONTRACTION_OPS, CONVOLUTION_OPS, PRODUCT_OPS
 from skipc.passes.search import Search
@@ -23,11 +23,21 @@ from skipc.runtime.plan import Region
 
 @dataclass(frozen=True)
 class Survey:
-    """What a graph offers: blocks (no region inside another one of them), layers made of them, and the refusals."""
+    """What a graph offers.
+
+    Attributes:
+        blocks: regions of which none overlaps another.
+        layers: runs of them.
+        rejected: the refusals.
+        nodes: number of nodes in the graph.
+        parameters: number of weights that each region reads, by its name; under the empty name those of the graph.
+    """
 
     blocks: tuple[Region, ...]
     layers: tuple[Region, ...]
     rejected: tuple[Rejection, ...]
+    nodes: int = 0
+    parameters: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -50,7 +60,16 @@ def find_regions(model: onnx.ModelProto, types: Mapping[str, ValueType]) -> Surv
     refused = (*(item for item in outcomes if isinstance(item, Rejection)), *choice.refused)
     position = {node.name: i for i, node in enumerate(flow.nodes)}
     blocks = _named(search, choice.kept)
-    return Survey(blocks, _layers(blocks), tuple(sorted(refused, key=lambda item: position[item.node])))
+    layers = _layers(blocks)
+    inside = {item.name: node_set(position[name] for name in item.nodes) for item in (*blocks, *layers)}
+    inside[""] = node_set(range(len(flow.nodes)))
+    return Survey(
+        blocks,
+        layers,
+        tuple(sorted(refused, key=lambda item: position[item.node])),
+        len(flow.nodes),
+        {name: search.weights.count(nodes) for name, nodes in inside.items()},
+    )
 
 
 def _kind(search: Search, nodes: NodeSet) -> str:

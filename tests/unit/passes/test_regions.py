@@ -429,3 +429,14 @@ def test_a_node_with_subgraphs_is_no_tail() -> None:
     condition = net.node("Constant", value=onnx.helper.make_tensor("always", onnx.TensorProto.BOOL, [], [True]))
     (found,) = blocks(rows(net, net.node("If", condition, **branches)))
     assert (found.exit, found.tail) == (merged, ())
+
+
+def test_weights_are_counted_by_region_and_in_all() -> None:
+    survey = surveyed(mlp(blocks=2)).survey
+    block = 12 * 24 + 24 + 24 * 12 + 12
+    assert survey.parameters == {
+        "feed-forward.0": block,
+        "feed-forward.1": block,
+        "": 6 * 12 + 12 + 2 * block + 12 * 3 + 3,
+    }
+    assert survey.nodes == 11
