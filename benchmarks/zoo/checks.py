@@ -66,7 +66,8 @@ def examined(model: onnx.ModelProto) -> Found:
         return Found({}, {}, (), problem=f"{error.what} [{error.code}]")
     regions = dict(Counter(item.kind for item in survey.blocks))
     refused = dict(Counter(item.rule for item in survey.rejected))
-    reasons = tuple({item.rule: item.reason for item in survey.rejected if item.rule != "no-weights"}.values())
+    spoken = {item.rule: f"{item.reason} [{item.rule}]" for item in survey.rejected if item.rule != "no-weights"}
+    reasons = tuple(spoken.values())
     if not survey.blocks:
         return Found(regions, refused, reasons, problem="no region")
     try:
