@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import onnx
 
+from skipc.passes.annotate import AnnotateGates
 from skipc.passes.base import GraphPass, run_passes
 from skipc.passes.expose import ExposeDecisions
 from skipc.passes.inject import InjectGates, LevelWindow, ReplaceRegions
@@ -36,7 +37,7 @@ def build(model: onnx.ModelProto, plan: Plan, *, decisions: bool = False, level_
     passes: list[GraphPass] = [InjectGates(plan.blocks, window)]
     if decisions:
         passes.append(ExposeDecisions(tuple(block.region for block in plan.blocks)))
-    return run_passes(model, [*passes, StampPlan(plan), RecordOriginal(model)])
+    return run_passes(model, [*passes, AnnotateGates(plan), StampPlan(plan), RecordOriginal(model)])
 
 
 def build_static(model: onnx.ModelProto, blocks: Sequence[Block]) -> onnx.ModelProto:

@@ -12,6 +12,7 @@ import onnx
 from benchmarks.zoo import formats, images, tokens
 from benchmarks.zoo.exporting import exported
 from benchmarks.zoo.exporting import images as as_images
+from benchmarks.zoo.keras_nets import channels_last
 
 Make = Callable[[], onnx.ModelProto]
 
@@ -40,6 +41,7 @@ def specimens() -> Iterator[Specimen]:
         yield Specimen(path.stem.removeprefix("light_"), "Caffe2", "float32, opset 9", _loading(path))
         made = _converting(_loading(path), formats.at_opset(13))
         yield Specimen(path.stem.removeprefix("light_"), "Caffe2", "converted to opset 13", made)
+    yield Specimen("ResNet, channels last", "Keras", "float32", channels_last)
     yield from _other_forms()
 
 
