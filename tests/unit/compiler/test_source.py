@@ -154,3 +154,19 @@ def test_a_cycle_is_refused(path: Path) -> None:
     onnx.save(model, path)
     assert refusal(path).code == "model-invalid"
     assert "cycle" in refusal(path).what
+
+
+def test_more_than_two_gigabytes_are_refused_unread(external: Path) -> None:
+    with (external.parent / "w.bin").open("r+b") as file:
+        file.truncate(3 * 10**9)
+    assert refusal(external).code == "model-too-large"
+    assert "3.0 GB" in refusal(external).what
+
+
+def test_weights_in_attributes_may_be_far_too(external: Path) -> None:
+    model = onnx.load(external, load_external_data=False)
+    far = model.graph.initializer.pop()
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], [far.name], value=far))
+    onnx.save(model, external)
+    (external.parent / "w.bin").unlink()
+    assert refusal(external).code == "external-data-missing"
