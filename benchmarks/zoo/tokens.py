@@ -10,6 +10,8 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
+from models.cached import with_cache
+
 Sizes = dict[str, int]
 
 WIDTH, HEADS, LAYERS, VOCABULARY = 32, 4, 2, 50
@@ -185,39 +187,10 @@ def gemma() -> Exportable:
     return _text(hf.Gemma2ForCausalLM(config), result="logits", use_cache=False)
 
 
-class Cached(nn.Module):
-    """A decoder with its key-value cache among inputs and outputs."""
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__()
-        self.inner = inner.eval()
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
-        """Logits, then the grown cache."""
-        cache = hf.DynamicCache()
-        for layer in range(len(past) // 2):
-            cache.update(past[2 * layer], past[2 * layer + 1], layer)
-        length = past[0].shape[2]
-        places = torch.arange(length, length + input_ids.shape[1], device=input_ids.device)
-        found = self.inner(
-            input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache,
-            position_ids=places.unsqueeze(0), use_cache=True,
-        )  # fmt: skip
-        layers = found.past_key_values.layers
-        return (found.logits, *(value for layer in layers for value in (layer.keys, layer.values)))
-
-
 def llama_cached() -> Exportable:
     """Llama with a key-value cache."""
-    names = [f"past_key_values.{layer}.{part}" for layer in range(LAYERS) for part in ("key", "value")]
-    past = {name: torch.randn(2, 2, 5, WIDTH // HEADS) for name in names}
-    present = [name.replace("past_key_values", "present") for name in names]
-    axes = {name: {0: "batch", 2: "past_length"} for name in names}
-    axes |= {name: {0: "batch", 2: "total_length"} for name in present}
-    axes |= {"input_ids": {0: "batch", 1: "length"}, "attention_mask": {0: "batch", 1: "total_length"}}
-    inputs = {"input_ids": _ids(), "attention_mask": torch.ones(2, 11, dtype=torch.int64), **past}
-    module = Cached(hf.LlamaForCausalLM(_llama_config())).eval()
-    return Exportable(module, inputs, ("logits", *present), {**axes, "logits": {0: "batch", 1: "length"}})
+    found = with_cache(hf.LlamaForCausalLM(_llama_config()))
+    return Exportable(found.module, found.inputs, found.outputs, found.open_axes)
 
 
 def mamba() -> Exportable:
