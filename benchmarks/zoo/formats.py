@@ -181,15 +181,48 @@ def _chosen(node: onnx.NodeProto, position: int) -> list[onnx.NodeProto]:
     branches = {}
     for name, op_type in (("then_branch", "Relu"), ("else_branch", "Abs")):
         output = f"{name}_{position}"
-        result = onnx.ValueInfoProto(name=output)
-        result.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
         inner = onnx.helper.make_node(op_type, [node.input[0]], [output])
-        branches[name] = onnx.helper.make_graph([inner], name, [], [result])
+        branches[name] = onnx.helper.make_graph([inner], name, [], [_float(output)])
     return [
         onnx.helper.make_node("ReduceMean", [node.input[0]], [mean], keepdims=0),
         onnx.helper.make_node("Less", ["zero", mean], [flag]),
         onnx.helper.make_node("If", [flag], list(node.output), **branches),
     ]
+
+
+def with_loops(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Every Relu inside a `Loop` of one turn that carries its value."""
+    model = _copied(model)
+    nodes = [_looped(node, place) if node.op_type == "Relu" else node for place, node in enumerate(model.graph.node)]
+    _replace(model.graph.node, nodes)
+    once = onnx.numpy_helper.from_array(np.array(1, np.int64), "once")
+    model.graph.initializer.append(once)
+    del model.graph.value_info[:]
+    return model
+
+
+def _looped(node: onnx.NodeProto, place: int) -> onnx.NodeProto:
+    turn, go, carried, still, after = (f"{name}_{place}" for name in ("turn", "go", "carried", "still", "after"))
+    inside = [onnx.helper.make_node("Identity", [go], [still]), onnx.helper.make_node("Relu", [carried], [after])]
+    integer, boolean = onnx.TensorProto.INT64, onnx.TensorProto.BOOL
+    body = onnx.helper.make_graph(
+        inside,
+        f"body_{place}",
+        [_scalar(turn, integer), _scalar(go, boolean), _float(carried)],
+        [_scalar(still, boolean), _float(after)],
+    )
+    return onnx.helper.make_node("Loop", ["once", "", node.input[0]], list(node.output), body=body)
+
+
+def _scalar(name: str, elem_type: int) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(name, elem_type, [])
+
+
+def _float(name: str) -> onnx.ValueInfoProto:
+    """A value of which only the element type is known."""
+    found = onnx.ValueInfoProto(name=name)
+    found.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    return found
 
 
 def _copied(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -240,6 +240,47 @@ def densenet() -> nn.Module:
     return classifier(DenseBlock(), width=40)
 
 
+class Transposed(nn.Module):
+    """Features and positions exchanged."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The transposed value."""
+        return x.transpose(1, 2)
+
+
+class Recurrent(nn.Module):
+    """An LSTM's sequence of states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.LSTM(16, 16, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All states, as wide as the input."""
+        return self.inner(x)[0]
+
+
+def rows_of(*blocks: nn.Module) -> nn.Module:
+    """Patches as rows of features, blocks over them, a head."""
+    patches = [nn.Conv2d(3, 16, 8, 8), nn.Flatten(2), Transposed()]
+    return nn.Sequential(*patches, *blocks, nn.LayerNorm(16), nn.Linear(16, 5)).eval()
+
+
+def mixer() -> nn.Module:
+    """Feed-forward layers across positions, then across features."""
+
+    def dense() -> list[nn.Module]:
+        return [nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16)]
+
+    across = nn.Sequential(nn.LayerNorm(16), Transposed(), *dense(), Transposed())
+    return rows_of(Residual(across), Residual(nn.Sequential(nn.LayerNorm(16), *dense())))
+
+
+def recurrent() -> nn.Module:
+    """Residual LSTMs."""
+    return rows_of(Residual(Recurrent()), Residual(Recurrent()))
+
+
 NETWORKS: dict[str, Callable[[], Any]] = {
     "ResNet, basic": resnet_basic,
     "ResNet, bottleneck": resnet_bottleneck,
@@ -253,5 +294,7 @@ NETWORKS: dict[str, Callable[[], Any]] = {
     "U-Net, concatenated skips": unet_concatenated,
     "Feature pyramid": pyramid,
     "DenseNet": densenet,
+    "MLP-Mixer": mixer,
+    "Residual LSTM": recurrent,
 }
 """By family; each takes images [batch, 3, 32, 32]."""

@@ -60,6 +60,7 @@ FORMS: tuple[tuple[str, formats.Convert, tuple[str, ...]], ...] = (
     ("all types written", formats.with_types, ("EfficientNet", "Llama with cache")),
     ("local functions", formats.with_functions, ("ResNet, basic",)),
     ("If inside", formats.with_control_flow, ("ResNet, bottleneck",)),
+    ("Loop inside", formats.with_loops, ("ResNet, bottleneck",)),
     ("opset 21", formats.at_opset(21), ("ConvNeXt", "BERT, post-norm")),
     ("opset 25", formats.at_opset(25), ("YOLO C2f", "GPT-2")),
 )
