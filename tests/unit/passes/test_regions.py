@@ -391,7 +391,7 @@ def test_positions_taken_from_a_shape_are_no_function_of_the_value() -> None:
     tokens = [net.tensor(name, "batch", "length", 8) for name in "xy"]
     network = net.network(tokens[:1], tokens[1:])
     assert blocks(network) == ()
-    assert rejections(network)["positions"].rule == "no-weights"
+    assert rejections(network)["positions"].rule == "shape-only"
 
 
 def test_the_scale_of_a_quantized_product_is_no_skip_path() -> None:
