@@ -44,9 +44,7 @@ class Search:
         if not self.weights.any_in(nodes):
             return self.rejection(node, "no-weights", "nothing between the two paths carries a weight matrix")
         if not self.weights.any_in(nodes & self.flow.carries(entry)):
-            return self.rejection(
-                node, "shape-only", "what meets the value here depends on its shape, not on its content"
-            )
+            return self.rejection(node, "shape-only", "what meets the value here depends on its shape alone")
         elem_type = self.types[merge].elem_type
         if elem_type not in FLOAT_TYPES:
             name = TensorProto.DataType.Name(elem_type).lower()
