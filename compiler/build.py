@@ -10,10 +10,11 @@ import onnx
 from skipc.passes.annotate import AnnotateGates
 from skipc.passes.base import GraphPass, run_passes
 from skipc.passes.expose import ExposeDecisions
-from skipc.passes.inject import InjectGates, LevelWindow, ReplaceRegions
+from skipc.passes.inject import InjectGates, ReplaceRegions
 from skipc.passes.normalize import Normalize
 from skipc.passes.restore import RecordOriginal
 from skipc.passes.stamp import StampPlan
+from skipc.passes.window import LevelWindow
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Block, Plan
 
@@ -36,7 +37,7 @@ def build(model: onnx.ModelProto, plan: Plan, *, decisions: bool = False, level_
     window = LevelWindow(plan.thresholds, floors, plan.level, as_input=level_input)
     passes: list[GraphPass] = [InjectGates(plan.blocks, window)]
     if decisions:
-        passes.append(ExposeDecisions(tuple(block.region for block in plan.blocks)))
+        passes.append(ExposeDecisions(plan.blocks))
     return run_passes(model, [*passes, AnnotateGates(plan), StampPlan(plan), RecordOriginal(model)])
 
 

@@ -11,8 +11,9 @@ from onnx import helper
 
 from skipc.passes.base import copied, opset_of
 from skipc.passes.builder import Builder
+from skipc.passes.gate import decides_by_row, is_by_token
 from skipc.runtime import names
-from skipc.runtime.plan import Region
+from skipc.runtime.plan import Block, Region
 
 
 def with_outputs(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
@@ -31,34 +32,50 @@ def with_outputs(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelPro
 class ExposeDecisions:
     """Append `skipc.decisions` and `skipc.scores`, float32 [batch, gates], to a gated model's outputs."""
 
-    regions: tuple[Region, ...]
+    blocks: tuple[Block, ...]
 
     def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Return the copy with the two outputs."""
         model = copied(model)
         builder = Builder("skipc/decisions", opset_of(model))
-        scores = [_score(builder, region) for region in self.regions]
+        scores = [_score(builder, block) for block in self.blocks]
         builder.op("Concat", scores, output=names.SCORES, axis=1)
-        builder.op("Concat", [_decision(builder, region) for region in self.regions], output=names.DECISIONS, axis=1)
+        builder.op("Concat", [_decision(builder, block) for block in self.blocks], output=names.DECISIONS, axis=1)
         fragment = builder.fragment()
         model.graph.node.extend(fragment.nodes)
         model.graph.initializer.extend(fragment.initializers)
         for name in (names.DECISIONS, names.SCORES):
-            shape = [self.regions[0].dims[0], len(self.regions)]
+            shape = [self.blocks[0].region.dims[0], len(self.blocks)]
             model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
         return model
 
 
-def _score(builder: Builder, region: Region) -> str:
-    """A gate's score without its negative, for each sample: float32 [batch, 1]."""
-    first = builder.op("Gather", [names.score(region.name), builder.constant([0], np.int64)], axis=1)
-    return builder.op("Expand", [first, _rows(builder, region)])
+def _score(builder: Builder, block: Block) -> str:
+    """A gate's score without its negative, for each sample: float32 [batch, 1]; of tokens, their mean."""
+    token = is_by_token(block.gate)
+    index = builder.constant([0], np.int64)
+    first = builder.op("Gather", [names.score(block.region.name), index], axis=2 if token else 1)
+    return _over_tokens(builder, block, first) if token else builder.op("Expand", [first, _rows(builder, block.region)])
 
 
-def _decision(builder: Builder, region: Region) -> str:
-    """A batch's one decision, for each of its samples: float32 [batch, 1]."""
-    decided = builder.cast(names.gate(region.name), onnx.TensorProto.FLOAT)
-    return builder.op("Expand", [decided, _rows(builder, region)])
+def _decision(builder: Builder, block: Block) -> str:
+    """The share of each sample that is bypassed: float32 [batch, 1]."""
+    region = block.region
+    if not decides_by_row(block.gate):
+        decided = builder.cast(names.gate(region.name), onnx.TensorProto.FLOAT)
+        return builder.op("Expand", [decided, _rows(builder, region)])
+    agreed = names.agreed(region.name)
+    if not is_by_token(block.gate):
+        return builder.unsqueeze(agreed, 1)
+    return _over_tokens(builder, block, builder.unsqueeze(agreed, 2))
+
+
+def _over_tokens(builder: Builder, block: Block, value: str) -> str:
+    """The mean over each sample's tokens: [batch, sequence, 1] to [batch, 1]."""
+    if not block.gate.mask:
+        return builder.reduce("ReduceMean", value, [1])
+    mean = builder.op("MatMul", [names.mask(block.gate.mask), value])
+    return builder.op("Reshape", [mean, builder.constant([0, 1], np.int64)])
 
 
 def _rows(builder: Builder, region: Region) -> str:

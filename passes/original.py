@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -33,6 +33,7 @@ class Original:
         initializers: order of the initializers.
         value_info: order of the values' types.
         lost_value_info: types of values that the compiled graph cannot hold; they come last before ordering.
+        changed_nodes: nodes of which the compiled graph holds another version, under their present names.
     """
 
     ir_version: int = 0
@@ -41,6 +42,7 @@ class Original:
     initializers: Order = ()
     value_info: Order = ()
     lost_value_info: tuple[onnx.ValueInfoProto, ...] = ()
+    changed_nodes: tuple[onnx.NodeProto, ...] = ()
 
     def with_orders(self, nodes: Order, initializers: Order, value_info: Order) -> Original:
         """The same with these orders."""
@@ -77,27 +79,35 @@ def remembered(model: onnx.ModelProto) -> Original:
 
 
 def _encoded(original: Original) -> dict[str, Any]:
-    lost = [b64encode(item.SerializeToString(deterministic=True)).decode() for item in original.lost_value_info]
     return {
         "ir_version": original.ir_version,
         "node_names": dict(original.node_names),
         "nodes": original.nodes,
         "initializers": original.initializers,
         "value_info": original.value_info,
-        "lost_value_info": lost,
+        "lost_value_info": [_as_text(item) for item in original.lost_value_info],
+        "changed_nodes": [_as_text(item) for item in original.changed_nodes],
     }
 
 
 def _decoded(raw: Mapping[str, Any]) -> Original:
-    lost = raw.get("lost_value_info", ())
     return Original(
         ir_version=int(raw.get("ir_version", 0)),
         node_names=dict(raw.get("node_names", {})),
         nodes=_order(raw, "nodes"),
         initializers=_order(raw, "initializers"),
         value_info=_order(raw, "value_info"),
-        lost_value_info=tuple(onnx.ValueInfoProto.FromString(b64decode(item, validate=True)) for item in lost),
+        lost_value_info=tuple(map(onnx.ValueInfoProto.FromString, _from_text(raw, "lost_value_info"))),
+        changed_nodes=tuple(map(onnx.NodeProto.FromString, _from_text(raw, "changed_nodes"))),
     )
+
+
+def _as_text(item: onnx.ValueInfoProto | onnx.NodeProto) -> str:
+    return b64encode(item.SerializeToString(deterministic=True)).decode()
+
+
+def _from_text(raw: Mapping[str, Any], name: str) -> Iterator[bytes]:
+    return (b64decode(item, validate=True) for item in raw.get(name, ()))
 
 
 def _order(raw: Mapping[str, Any], name: str) -> Order:

@@ -14,9 +14,11 @@ from typing import TypeVar
 import onnx
 
 from skipc.passes.base import copied
+from skipc.passes.cut import renamed
 from skipc.passes.flow import subgraphs
 from skipc.passes.normalize import copied_node
 from skipc.passes.original import Order, Original, order_of, places_of, remember, remembered
+from skipc.passes.rows import rows_name
 from skipc.passes.stamp import plan_of
 from skipc.runtime import names
 from skipc.runtime.errors import InputError
@@ -47,7 +49,8 @@ class RecordOriginal:
         before = remembered(self.original)
         nodes = _names(normalised.node)
         unsorted = [nodes[place] for place in places_of(before.nodes, len(nodes), where="")] if before.nodes else nodes
-        original = replace(before, lost_value_info=lost).with_orders(
+        changed = _changed_nodes(normalised.node, undone.node)
+        original = replace(before, lost_value_info=lost, changed_nodes=changed).with_orders(
             order_of(unsorted, _names(undone.node)),
             order_of(_names(normalised.initializer), _names(undone.initializer)),
             order_of(_names(normalised.value_info), found),
@@ -77,7 +80,10 @@ class Restore:
         _reorder(graph.node, original.nodes)
         _reorder(graph.initializer, original.initializers)
         _reorder(graph.value_info, original.value_info)
+        changed = {node.name: node for node in original.changed_nodes}
         for node in graph.node:
+            if node.name in changed:
+                node.CopyFrom(changed[node.name])
             _rename(node, original.node_names.get(node.name, node.name))
         _restore_header(restored, original)
         return restored
@@ -95,6 +101,12 @@ def _lost(
         else:
             lost.append(item)
     return tuple(lost)
+
+
+def _changed_nodes(wanted: Sequence[onnx.NodeProto], found: Sequence[onnx.NodeProto]) -> tuple[onnx.NodeProto, ...]:
+    """The original's version of the nodes that did not come back as they were."""
+    undone = {node.name: node for node in found}
+    return tuple(node for node in wanted if undone.get(node.name) != node)
 
 
 def _rename(node: onnx.NodeProto, name: str | None) -> None:
@@ -171,17 +183,23 @@ def _region_nodes(node: onnx.NodeProto, region: Region) -> Iterator[onnx.NodePro
     graph = next((inner for inner in _graphs_below(node) if inner.name == full), None)
     if graph is None:
         raise _changed(f"the subgraph {full} is gone")
+    targets = {target.node: target.value for target in region.targets}
+    new = _original_names(graph, region)
     for inner in graph.node:
-        if not names.is_ours(inner.name):
-            yield _with_value(inner, full, region.exit)
+        if names.is_ours(inner.name):
+            continue
+        copy = renamed(inner, new)
+        if inner.name in targets:
+            copy.input[1] = targets[inner.name]
+        yield copy
 
 
-def _with_value(node: onnx.NodeProto, old: str, new: str) -> onnx.NodeProto:
-    """A copy of a node that reads and writes a value under another name."""
-    copy = copied_node(node)
-    copy.input[:] = [new if name == old else name for name in node.input]
-    copy.output[:] = [new if name == old else name for name in node.output]
-    return copy
+def _original_names(graph: onnx.GraphProto, region: Region) -> dict[str, str]:
+    """The original's name of a value by the one in the full branch, which runs for all rows or for some."""
+    rows = rows_name(graph.name, "")
+    taken = (name for node in graph.node for name in node.input if name.startswith(rows))
+    result = {graph.name: region.exit, f"{graph.name}/result": region.exit}
+    return {**result, **{name: name.removeprefix(rows) for name in taken}}
 
 
 def _graphs_below(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:

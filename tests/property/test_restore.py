@@ -7,17 +7,19 @@ from hypothesis import strategies as st
 
 from skipc.compiler.build import build
 from skipc.passes.restore import Restore
-from tests.compiled import plan_for
+from tests.compiled import deciding, plan_for, with_sides
 from tests.gated import surveyed
 from tests.graphs import Network
 from tests.property.random_networks import networks
 from tests.property.test_gating import apart, drawn_blocks
 
+GRANULARITIES = st.sampled_from(("batch", "sample", "token"))
 
-@given(network=networks(), data=st.data(), exposed=st.booleans())
-def test_restored_networks(network: Network, data: st.DataObject, exposed: bool) -> None:
+
+@given(network=networks(), data=st.data(), exposed=st.booleans(), granularity=GRANULARITIES)
+def test_restored_networks(network: Network, data: st.DataObject, exposed: bool, granularity: str) -> None:
     found = surveyed(network)
-    blocks = drawn_blocks(data, apart(found.survey.blocks))
+    blocks = deciding(drawn_blocks(data, apart(with_sides(found, network).blocks)), granularity)
     event(f"{len(blocks)} blocks")
     if not blocks:
         return

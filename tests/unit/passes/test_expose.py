@@ -9,7 +9,8 @@ import pytest
 
 from skipc.passes.base import GraphPass, run_passes
 from skipc.passes.expose import ExposeDecisions, with_outputs
-from skipc.passes.inject import InjectGates, InputWindow
+from skipc.passes.inject import InjectGates
+from skipc.passes.window import InputWindow
 from skipc.runtime import names
 from tests.gated import block, run, surveyed, window
 from tests.graphs import OPSETS, Network, conv_net, mlp, transformer
@@ -32,7 +33,7 @@ def test_decisions_and_scores_are_rows_of_samples(build: Callable[..., Network],
     blocks = tuple(block(region, seed=seed) for seed, region in enumerate(found.survey.blocks))
     passes: list[GraphPass] = [
         InjectGates(blocks, InputWindow()),
-        ExposeDecisions(tuple(item.region for item in blocks)),
+        ExposeDecisions(blocks),
     ]
     model = run_passes(found.model, passes)
     for batch in (1, 3):
@@ -50,5 +51,5 @@ def test_outputs_of_the_original_stay_in_front() -> None:
     network = mlp()
     found = surveyed(network)
     first = block(found.survey.blocks[0])
-    model = run_passes(found.model, [InjectGates((first,), InputWindow()), ExposeDecisions((first.region,))])
+    model = run_passes(found.model, [InjectGates((first,), InputWindow()), ExposeDecisions((first,))])
     assert [item.name for item in model.graph.output] == ["y", names.DECISIONS, names.SCORES]

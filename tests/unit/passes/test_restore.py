@@ -40,9 +40,11 @@ def with_types(network: Network) -> Network:
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("typed", [False, True])
 @pytest.mark.parametrize("exposed", [False, True])
-def test_the_original_comes_back(name: str, typed: bool, exposed: bool) -> None:
+@pytest.mark.parametrize("granularity", ["batch", "sample", "token"])
+@pytest.mark.parametrize("kind", ["identity", "linear"])
+def test_the_original_comes_back(name: str, typed: bool, exposed: bool, granularity: str, kind: str) -> None:
     network = with_types(NETWORKS[name]()) if typed else NETWORKS[name]()
-    model = compiled(network, exposed=exposed)
+    model = compiled(network, kind, exposed=exposed, granularity=granularity)
     assert any(node.op_type == "If" for node in model.graph.node)
     assert as_bytes(restored(model)) == as_bytes(network.model)
 
@@ -69,6 +71,16 @@ def test_what_normalising_changed_is_changed_back() -> None:
     )
     model = compiled(Network(network.model, network.inputs))
     assert model.ir_version == 4
+    assert as_bytes(restored(model)) == as_bytes(network.model)
+
+
+def test_target_shapes_that_became_constants_are_computed_again() -> None:
+    network = transformer()
+    for node in network.model.graph.node:
+        if node.op_type == "Reshape":
+            node.attribute.append(onnx.helper.make_attribute("allowzero", 0))
+    model = compiled(network)
+    assert any("/shape_" in item.name for item in model.graph.initializer)
     assert as_bytes(restored(model)) == as_bytes(network.model)
 
 
