@@ -43,6 +43,7 @@ class Found:
         shut: largest difference of an output with every gate shut, under ONNX Runtime's optimisations, relative to the
             output's largest value.
         opened: whether it runs with every block bypassed.
+        by_sample: `OK` or the reason why gates for samples cannot be used with these regions.
         restored: whether the original comes back, byte for byte.
         runtimes: `OK` or the reason why not, by runtime.
     """
@@ -53,6 +54,7 @@ class Found:
     problem: str = ""
     shut: float = 0.0
     opened: str = ""
+    by_sample: str = ""
     restored: str = ""
     runtimes: Mapping[str, str] = ()  # type: ignore[assignment]
 
@@ -88,6 +90,7 @@ def _compiled(model: onnx.ModelProto, survey: Survey, found: Found) -> Found:
         reasons=found.reasons,
         shut=difference(open_session(serialized(shut)).run(feeds), expected),
         opened=attempt(lambda: _run(gated, feeds)),
+        by_sample=_by_sample(base, survey),
         restored=OK if serialized(Restore().apply(gated)) == serialized(model) else "DIFFERENT",
         runtimes={
             "OpenVINO": _compared(_openvino, base, shut, feeds),
@@ -96,15 +99,28 @@ def _compiled(model: onnx.ModelProto, survey: Survey, found: Found) -> Found:
     )
 
 
-def gated_model(base: onnx.ModelProto, survey: Survey) -> onnx.ModelProto:
+def gated_model(base: onnx.ModelProto, survey: Survey, granularity: str = "batch") -> onnx.ModelProto:
     """A normalised model with every block bypassed by the identity at level 1."""
-    return build(base, _plan(tuple(_block(region) for region in survey.blocks)))
+    return build(base, _plan(tuple(_block(region, granularity) for region in survey.blocks)))
 
 
-def _block(region: Region) -> Block:
+def _block(region: Region, granularity: str) -> Block:
     """A region on the identity, with a gate that reads its entry."""
     weight = np.linspace(-1, 1, region.channels, dtype=np.float32)
-    return Block(region, Bypass("identity"), Gate("mean", weight, 0.5, floor=-np.inf))
+    return Block(region, Bypass("identity"), Gate("mean", weight, 0.5, -np.inf, granularity))
+
+
+def _by_sample(base: onnx.ModelProto, survey: Survey) -> str:
+    """Whether gates for samples, shut for all samples of a batch of two, leave the original's outputs."""
+    feeds = probe_feeds(base, input_specs(base), None)[-1]
+    if any(not isinstance(region.dims[0], str) for region in survey.blocks):
+        return "n/a: the batch is fixed"
+    try:
+        shut = SetLevel(0).apply(gated_model(base, survey, "sample"))
+        off = difference(open_session(serialized(shut)).run(feeds), open_session(serialized(base)).run(feeds))
+    except Exception as error:
+        return f"NO: {first_line(error)}"
+    return OK if off <= shut_tolerance(base) else f"NO: off by {off:.1e}"
 
 
 def _plan(blocks: tuple[Block, ...]) -> Plan:

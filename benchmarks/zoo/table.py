@@ -20,6 +20,8 @@ What skipc makes of many structurally different graphs, with random weights unle
 - **shut**: the largest difference of any output from the original's in ONNX Runtime on the CPU with all its
   optimisations, every gate shut, relative to the output's largest value.
 - **open**: whether it runs with every block on an identity bypass.
+- **by sample**: whether gates that decide sample by sample can be used, by the same test on a batch of two; skipc
+  asks more of a region before it does.
 - **restored**: whether `skipc restore` gives the same bytes back.
 - **OpenVINO**, **onnx.reference**: whether that runtime gives for the compiled model what it gives for the original.
 """
@@ -41,8 +43,8 @@ def page(rows: Sequence[Row], after: Sequence[After]) -> str:
             HEAD,
             f"{len(rows)} graphs, {len(rewritten)} rewritten, {len(refused)} refused.\n",
             "## Rewritten\n",
-            "| family | exporter | format | regions | shut | open | restored | OpenVINO | onnx.reference |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| family | exporter | format | regions | shut | open | by sample | restored | OpenVINO | onnx.reference |",
+            "|---|---|---|---|---|---|---|---|---|---|",
             *(_row(row) for row in rewritten),
             "\n## Refused\n",
             "| family | exporter | format | why |",
@@ -68,12 +70,12 @@ def _row(row: Row) -> str:
     specimen, found = row
     regions = ", ".join(f"{count} {kind}" for kind, count in sorted(found.regions.items()))
     cells = [specimen.family, specimen.exporter, specimen.form, regions, f"{found.shut:.0e}" if found.shut else "0"]
-    verdicts = [found.opened, found.restored, *found.runtimes.values()]
+    verdicts = [found.opened, found.by_sample, found.restored, *found.runtimes.values()]
     return f"| {' | '.join([*cells, *(_short(verdict) for verdict in verdicts)])} |"
 
 
 def _short(verdict: str) -> str:
-    return "yes" if verdict == OK else "n/a" if verdict.startswith("does not run the original") else "no"
+    return "yes" if verdict == OK else "n/a" if verdict.startswith(("does not run the original", "n/a")) else "no"
 
 
 def _refused(row: Row) -> str:
@@ -93,7 +95,7 @@ def _no_region(found: Found) -> str:
 def _notes(row: Row) -> list[str]:
     """Every verdict that is no yes, with its reason."""
     specimen, found = row
-    verdicts = {"open": found.opened, "restored": found.restored, **found.runtimes}
+    verdicts = {"open": found.opened, "by sample": found.by_sample, "restored": found.restored, **found.runtimes}
     name = f"{specimen.family}, {specimen.exporter}, {specimen.form}"
     nos = [f"- {name}: {what}: {_cell(verdict)}" for what, verdict in verdicts.items() if verdict != OK]
     return [*nos, *(f"- {name}: candidates refused: {_cell(reason)}" for reason in found.reasons)]
