@@ -28,9 +28,11 @@ class Guess:
     extent: int
     past: int = 0
 
-    def grown(self) -> Guess:
-        """A guess that differs in every extent."""
-        return Guess(self.extent + 1, self.past + 2 if self.past else 0)
+    def others(self) -> Iterator[Guess]:
+        """Guesses that differ in every extent, then this one: some networks halve extents several times."""
+        yield Guess(self.extent + 1, self.past + 2 if self.past else 0)
+        yield Guess(self.extent * 2, self.past * 2)
+        yield self
 
     def feeds(self, inputs: Sequence[InputSpec], *, batch: int, seed: int) -> Mapping[str, Array]:
         """Made-up values of these extents."""

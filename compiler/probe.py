@@ -132,8 +132,8 @@ def _synthetic_feeds(session: Session, inputs: Sequence[InputSpec]) -> tuple[Fee
     for guess in guesses(inputs):
         first = guess.feeds(inputs, batch=1, seed=0)
         if _runs(session, first):
-            second = guess.grown().feeds(inputs, batch=2, seed=1)
-            return (first, second if _runs(session, second) else first)
+            others = (other.feeds(inputs, batch=2, seed=1) for other in guess.others())
+            return (first, next((feeds for feeds in others if _runs(session, feeds)), first))
     hint = "give real inputs with --data"
     raise InputError("model-unrunnable", "the model does not run on made-up inputs", hint=hint)
 

@@ -163,3 +163,24 @@ def test_a_mask_covers_the_cache_and_what_is_new() -> None:
     assert [first[name].shape[1] for name in ("x", "past", "mask")] == [8, 11, 19]
     assert [second[name].shape[1] for name in ("x", "past", "mask")] == [9, 13, 22]
     assert probe_types(model, [first, second])["present"].dims == ("batch", "total_length", 4)
+
+
+def test_where_extents_must_be_even_the_second_run_has_twice_as_much() -> None:
+    net = Net()
+    halves = net.node("Reshape", "x", net.constant([0, 2, -1, 3]))
+    net.node("Identity", halves, output="y")
+    model = net.network([net.tensor("x", "batch", "length", 3)], [net.tensor("y", "batch", 2, None, 3)]).model
+    first, second = probe_feeds(model, input_specs(model), None)
+    assert (first["x"].shape, second["x"].shape) == ((1, 8, 3), (2, 16, 3))
+
+
+def test_where_extents_are_what_they_are_the_batch_varies_alone() -> None:
+    net = Net()
+    net.node("Reshape", "x", net.constant([-1, 24]), output="y")
+    fixed = net.node("Add", "y", net.weight(24))
+    net.node("Identity", fixed, output="z")
+    net.node("Add", "x", net.weight(8, 3), output="w")
+    outputs = [net.tensor("z", None, 24), net.tensor("w", "batch", 8, 3)]
+    model = net.network([net.tensor("x", "batch", "length", 3)], outputs).model
+    first, second = probe_feeds(model, input_specs(model), None)
+    assert (first["x"].shape, second["x"].shape) == ((1, 8, 3), (2, 8, 3))
