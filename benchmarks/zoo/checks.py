@@ -145,7 +145,7 @@ def _relative(one: Array, two: Array) -> float:
 
 
 SMALLEST_SCALE = 0.1
-"""An output that is smaller all over is taken for this large: ONNX Runtime's sigmoid is exact to 6e-8, not to digits."""
+"""An output that is smaller all over is taken for this large: a sigmoid is exact to 6e-8, not to digits."""
 
 
 RUNTIME_TOLERANCE = 2e-3
