@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 
 from skipc.passes.base import copied
 from skipc.runtime import names
-from skipc.runtime.plan import ALWAYS, NEVER, Block, Plan
+from skipc.runtime.plan import Block, Plan
 
 
 @dataclass(frozen=True)
 class AnnotateGates:
-    """Write region, bypass, score and thresholds into the metadata of every `If` that stands for a region."""
+    """Write region, bypass, score and threshold into the metadata of every `If` that stands for a region."""
 
     plan: Plan
 
@@ -23,22 +22,17 @@ class AnnotateGates:
         model = copied(model)
         nodes = {node.name: node for node in model.graph.node}
         for gate, block in enumerate(self.plan.blocks):
-            limits = [row[gate] for row in self.plan.thresholds]
-            for key, value in _annotations(block, limits).items():
+            for key, value in _annotations(block, gate).items():
                 nodes[names.block(block.region.name)].metadata_props.add(key=key, value=value)
         return model
 
 
-def _annotations(block: Block, limits: list[float]) -> dict[str, str]:
-    region, gate = block.region, block.gate
-    gated = gate.pooling != "constant"
+def _annotations(block: Block, number: int) -> dict[str, str]:
+    """Nothing that another level or another certificate would change."""
+    region, gated = block.region, block.gate.pooling != "constant"
     return {
         "skipc.region": f"{region.name}, a {region.kind} region of {len(region.nodes)} nodes from {region.entry}",
         "skipc.bypass": block.bypass.kind,
         "skipc.score": names.score(region.name) if gated else "the same for every input",
-        "skipc.thresholds": ", ".join(f"level {level}: {_limit(limit)}" for level, limit in enumerate(limits)),
+        "skipc.threshold": f"column {number} of {names.THRESHOLDS}, row {names.LEVEL}",
     }
-
-
-def _limit(limit: float) -> str:
-    return f"{limit:.4g}" if np.isfinite(limit) else ALWAYS if limit > 0 else NEVER

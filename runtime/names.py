@@ -14,6 +14,9 @@ FLOORS = "skipc.floors"
 WINDOW = "skipc.window"
 """Input of the instrumented model only, float32 [2, gates]: thresholds, then negated floors."""
 
+REGION_MASK = "skipc.region_mask"
+"""Input of the masked model only, float32 [regions]: a factor for what each region adds to its entry value."""
+
 DECISIONS = "skipc.decisions"
 """Optional output, float32 [batch, gates]: the share of a sample's rows for which the block was bypassed."""
 

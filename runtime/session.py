@@ -28,12 +28,14 @@ class Session:
         provider: the provider that really runs it, ``cpu`` or ``cuda``.
         inputs: names of its inputs.
         outputs: names of its outputs.
+        parallel: runs that it takes at a time; 0 for as many as there are cores.
     """
 
     provider: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     _session: Any
+    parallel: int = 0
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run the model once; all outputs by name, or only those asked for."""
