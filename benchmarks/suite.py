@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from benchmarks import coverage, demo, help_time, minilm, overhead
+from benchmarks import coverage, demo, help_time, minilm, overhead, rows
 from benchmarks.workbench import Json, Workbench
 
 BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
@@ -13,4 +13,5 @@ BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
     "demo": demo.run,
     "minilm": minilm.run,
     "overhead": overhead.run,
+    "rows": rows.run,
 }

@@ -59,7 +59,7 @@ def choose_granularity(
     refused: dict[str, list[str]] = {option.region.name: [] for option in options}
     savings: dict[str, dict[str, float]] = {option.region.name: {} for option in options}
     for granularity in _asked(settings, items):
-        fitting = [option for option in options if _fits(option.region, granularity, refused)]
+        fitting = [option for option in options if fits(option.region, granularity, refused)]
         blocks = [_with(option, granularity) for option in fitting]
         reasons = dependent(surveyed.model, blocks, joined) if blocks else {}
         for name, reason in reasons.items():
@@ -84,7 +84,7 @@ def _are_long(items: Sequence[Batch]) -> bool:
     return bool(lengths) and float(np.median(lengths)) >= LONG
 
 
-def _fits(region: Region, granularity: str, refused: Mapping[str, list[str]]) -> bool:
+def fits(region: Region, granularity: str, refused: Mapping[str, list[str]]) -> bool:
     """Whether a region's shape allows a granularity; notes the reason where it does not."""
     if not isinstance(region.dims[0], str):
         refused[region.name].append(f"not by {granularity}: its batch axis is fixed or unknown")
