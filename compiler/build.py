@@ -7,10 +7,12 @@ from importlib.metadata import PackageNotFoundError, version
 
 import onnx
 
+from skipc.passes.annotate import AnnotateGates
 from skipc.passes.base import GraphPass, run_passes
 from skipc.passes.expose import ExposeDecisions
 from skipc.passes.inject import InjectGates, ReplaceRegions
 from skipc.passes.normalize import Normalize
+from skipc.passes.restore import RecordOriginal
 from skipc.passes.stamp import StampPlan
 from skipc.passes.window import LevelWindow
 from skipc.runtime.errors import InputError
@@ -36,7 +38,7 @@ def build(model: onnx.ModelProto, plan: Plan, *, decisions: bool = False, level_
     passes: list[GraphPass] = [InjectGates(plan.blocks, window)]
     if decisions:
         passes.append(ExposeDecisions(plan.blocks))
-    return run_passes(model, [*passes, StampPlan(plan)])
+    return run_passes(model, [*passes, AnnotateGates(plan), StampPlan(plan), RecordOriginal(model)])
 
 
 def build_static(model: onnx.ModelProto, blocks: Sequence[Block]) -> onnx.ModelProto:

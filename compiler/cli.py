@@ -184,6 +184,44 @@ def bench_command(**options: Any) -> None:
     _run(bench_verb, options)
 
 
+compiled_argument = click.argument("compiled", type=click.Path(path_type=Path))
+
+
+@cli.command("restore")
+@compiled_argument
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Output file.  [default: COMPILED without .skip]")
+@output_options
+def restore_command(**options: Any) -> None:
+    """Give the original back from COMPILED."""
+    from skipc.compiler.undo_verbs import restore_verb
+
+    _run(restore_verb, options)
+
+
+@cli.command("diff")
+@compiled_argument
+@click.option("--original", type=click.Path(path_type=Path), help="Check that restoring gives this model.")
+@output_options
+def diff_command(**options: Any) -> None:
+    """Say what was changed in COMPILED, region by region."""
+    from skipc.compiler.undo_verbs import diff_verb
+
+    _run(diff_verb, options)
+
+
+@cli.command("view")
+@compiled_argument
+@click.option("--original", type=click.Path(path_type=Path), help="Show this file.  [default: what restoring gives]")
+@click.option("--port", type=click.IntRange(0, 65534), default=0, help="The compiled one is at the port behind it.")
+@click.option("--browser/--no-browser", default=True, show_default=True, help="Open both in the web browser.")
+@output_options
+def view_command(**options: Any) -> None:
+    """Show the original and COMPILED in Netron, side by side."""
+    from skipc.compiler.undo_verbs import view_verb
+
+    _run(view_verb, options)
+
+
 def _run(verb: Command, options: dict[str, Any]) -> None:
     """Run a verb; print its result, or its error, and exit with its code."""
     quiet, verbose = options.pop("quiet"), options.pop("verbose")

@@ -23,9 +23,9 @@ from skipc.compiler.running import in_parallel
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
 from skipc.passes.base import run_passes
+from skipc.passes.candidate import ValueType
 from skipc.passes.mask import DeclareTypes, FixInputs, MaskRegions
 from skipc.passes.pads import SplitPads
-from skipc.passes.regions import ValueType
 from skipc.runtime import names
 from skipc.runtime.plan import Array
 from skipc.runtime.session import Session, open_session

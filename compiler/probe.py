@@ -8,17 +8,15 @@ import numpy as np
 import onnx
 from onnx.helper import np_dtype_to_tensor_dtype
 
-from skipc.compiler.data import batches, synthetic
+from skipc.compiler.data import batches
 from skipc.compiler.data_types import Dataset, InputSpec
+from skipc.compiler.extents import guesses
+from skipc.passes.candidate import ValueType
 from skipc.passes.expose import with_outputs
 from skipc.passes.flow import Flow
-from skipc.passes.regions import ValueType
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Array, Dim
 from skipc.runtime.session import Session, open_session
-
-EXTENTS = (8, 32, 64, 224)
-"""Extents tried for the free axes of a model that comes without data."""
 
 Feeds = Mapping[str, Array]
 Extents = tuple[int, ...]
@@ -131,11 +129,11 @@ def _cropped(feeds: Feeds, inputs: Sequence[InputSpec]) -> Feeds:
 
 
 def _synthetic_feeds(session: Session, inputs: Sequence[InputSpec]) -> tuple[Feeds, ...]:
-    for extent in EXTENTS:
-        first = synthetic(inputs, batch=1, extent=extent, seed=0)
-        second = synthetic(inputs, batch=2, extent=extent + 1, seed=1)
+    for guess in guesses(inputs):
+        first = guess.feeds(inputs, batch=1, seed=0)
         if _runs(session, first):
-            return (first, second if _runs(session, second) else first)
+            others = (other.feeds(inputs, batch=2, seed=1) for other in guess.others())
+            return (first, next((feeds for feeds in others if _runs(session, feeds)), first))
     hint = "give real inputs with --data"
     raise InputError("model-unrunnable", "the model does not run on made-up inputs", hint=hint)
 

@@ -78,6 +78,9 @@ def survey_json(survey: Survey, time_shares: Mapping[str, float]) -> Json:
             "entry": region.entry,
             "exit": region.exit,
             "nodes": len(region.nodes),
+            "node_share": rounded(len(region.nodes) / max(1, survey.nodes)),
+            "parameters": survey.parameters.get(region.name, 0),
+            "parameter_share": rounded(survey.parameters.get(region.name, 0) / max(1, survey.parameters.get("", 0))),
             "time_share": rounded(time_shares.get(region.name, 0.0)),
             "reason": "",
         }

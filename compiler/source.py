@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
-from skipc.passes.base import check
+from skipc.passes.base import CHECKABLE_BYTES, check, copied
+from skipc.passes.flow import subgraphs
+from skipc.passes.normalize import is_sorted, sort
 from skipc.runtime.errors import InputError
 
 
@@ -39,17 +42,15 @@ def load_model(path: Path) -> Source:
     data = _read(path)
     model = _parse(data, path)
     hasher, size = hashlib.sha256(data), len(data)
-    for name in _external_files(model):
-        external = path.parent / name
-        if not external.is_file():
-            hint = f"put {name} beside {path.name}, or export the model again"
-            what = f"the model keeps weights in {name}, which is not there"
-            raise InputError("external-data-missing", what, where=str(path), hint=hint)
+    files = tuple(path.parent / name for name in _external_files(model))
+    _require_present(files, path)
+    _require_small_enough(len(data) + sum(external.stat().st_size for external in files), path)
+    for external in files:
         content = external.read_bytes()
         hasher.update(content)
         size += len(content)
     _load_external(model, path)
-    _check(model, path)
+    check_source(model, path)
     return Source(path, model, hasher.hexdigest(), size)
 
 
@@ -71,15 +72,54 @@ def _parse(data: bytes, path: Path) -> onnx.ModelProto:
     except DecodeError as error:
         what = "the file is not an ONNX model, or it is cut off"
         raise InputError("not-onnx", what, where=str(path), hint=hint) from error
+    if not _texts_are_valid(model):
+        raise InputError("not-onnx", "a name in it is not UTF-8", where=str(path), hint=hint)
     if not model.graph.node or not model.ir_version:
         raise InputError("not-onnx", "the file holds no ONNX graph", where=str(path), hint=hint)
     return model
 
 
+def _texts_are_valid(message: Message) -> bool:
+    """Whether every text in a message is one; protobuf leaves what is not UTF-8 as bytes."""
+    for field, value in message.ListFields():
+        values = (value,) if isinstance(value, (str, bytes, Message)) else value
+        if field.type == field.TYPE_STRING and not all(isinstance(item, str) for item in values):
+            return False
+        if field.type == field.TYPE_MESSAGE and not all(_texts_are_valid(item) for item in values):
+            return False
+    return True
+
+
 def _external_files(model: onnx.ModelProto) -> tuple[str, ...]:
-    external = (item for item in model.graph.initializer if item.data_location == onnx.TensorProto.EXTERNAL)
+    external = (item for item in _tensors(model.graph) if item.data_location == onnx.TensorProto.EXTERNAL)
     found = (entry.value for item in external for entry in item.external_data if entry.key == "location")
     return tuple(dict.fromkeys(found))
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """All tensors in a graph: initializers, those in attributes, and those in subgraphs."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield attribute.t
+            yield from attribute.tensors
+        for inner in subgraphs(node):
+            yield from _tensors(inner)
+
+
+def _require_present(files: Sequence[Path], path: Path) -> None:
+    missing = [external.name for external in files if not external.is_file()]
+    if missing:
+        hint = f"put {missing[0]} beside {path.name}, or export the model again"
+        what = f"the model keeps weights in {missing[0]}, which is not there"
+        raise InputError("external-data-missing", what, where=str(path), hint=hint)
+
+
+def _require_small_enough(size_bytes: int, path: Path) -> None:
+    if size_bytes > CHECKABLE_BYTES:
+        what = f"the model has {size_bytes / 1e9:.1f} GB; more than 2 GB cannot be handled in one piece yet"
+        hint = "convert its weights to float16 or 8 bits first"
+        raise InputError("model-too-large", what, where=str(path), hint=hint)
 
 
 def _load_external(model: onnx.ModelProto, path: Path) -> None:
@@ -90,9 +130,23 @@ def _load_external(model: onnx.ModelProto, path: Path) -> None:
         raise InputError("external-data-invalid", what, where=str(path), hint="export the model again") from error
 
 
-def _check(model: onnx.ModelProto, path: Path) -> None:
+def _sorted(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as the checker wants it: converters leave it to runtimes to sort the nodes."""
+    if is_sorted(model.graph):
+        return model
+    model = copied(model)
+    sort(model.graph)
+    return model
+
+
+def check_source(model: onnx.ModelProto, path: Path) -> None:
+    """Run ONNX's checker over a model, its nodes sorted.
+
+    Raises:
+        InputError: ``model-invalid``, in the checker's words.
+    """
     try:
-        check(model)
+        check(_sorted(model))
     except Exception as error:
         words = " ".join(str(error).split())
         hint = "fix the export; `python -m onnx.checker` prints the same complaint"

@@ -13,9 +13,10 @@ from skipc.compiler.data import Dataset, InputSpec, input_specs
 from skipc.compiler.executors import Executor, Local
 from skipc.compiler.probe import probe_feeds, probe_types
 from skipc.compiler.source import Source
+from skipc.passes.candidate import Rejection, ValueType
 from skipc.passes.flow import Flow
 from skipc.passes.narrow import constants_of
-from skipc.passes.regions import Rejection, Survey, ValueType, find_regions
+from skipc.passes.regions import Survey, find_regions
 from skipc.passes.rows import side_values
 from skipc.passes.shapes import constant_targets
 from skipc.runtime.errors import InputError
@@ -82,4 +83,5 @@ def _without(survey: Survey, exclude: Sequence[str]) -> Survey:
         return not any(fnmatch(region.name, pattern) for pattern in exclude)
 
     refused = [Rejection(item.name, "excluded", "excluded by --exclude") for item in survey.regions if not kept(item)]
-    return Survey(tuple(filter(kept, survey.blocks)), tuple(filter(kept, survey.layers)), (*survey.rejected, *refused))
+    blocks, layers = (tuple(filter(kept, found)) for found in (survey.blocks, survey.layers))
+    return replace(survey, blocks=blocks, layers=layers, rejected=(*survey.rejected, *refused))

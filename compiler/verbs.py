@@ -144,10 +144,17 @@ def inspect_verb(console: Console, *, model: Path, data: str | None) -> Result:
 
 def _survey_text(found: Json) -> str:
     rows = [
-        (item["name"], str(item["nodes"]), f"{item['time_share']:.1%}", item["entry"], item["exit"])
+        (
+            item["name"],
+            f"{item['nodes']} ({item['node_share']:.0%})",
+            f"{item['parameters']:,} ({item['parameter_share']:.0%})",
+            f"{item['time_share']:.1%}",
+            item["entry"],
+            item["exit"],
+        )
         for item in found["regions"]
     ]
-    lines = table(("region", "nodes", "time share", "entry", "exit"), rows)
+    lines = table(("region", "nodes", "weights", "time share", "entry", "exit"), rows)
     refused = [f"refused {item['node']}: {item['reason']} [{item['rule']}]" for item in found["rejected"]]
     return "\n".join([*lines, *refused])
 

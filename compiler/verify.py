@@ -12,13 +12,11 @@ from skipc.compiler.calibrate import upper_bound
 from skipc.compiler.data import Dataset, input_specs
 from skipc.compiler.loss import Loss, Losses, resolve_loss
 from skipc.compiler.running import judge, run_plain
+from skipc.compiler.tolerance import FLOAT32, shut_tolerance
 from skipc.passes.stamp import SetLevel
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Array, Plan
 from skipc.runtime.session import is_equal, max_abs_difference, open_session
-
-GATES_SHUT_TOLERANCE = 1e-5
-"""Of the output's scale: branches keep ONNX Runtime from some fusions, which reorders float32 sums and no more."""
 
 EQUALITY_BATCHES = 8
 
@@ -31,16 +29,18 @@ class Equality:
         bit_for_bit: with ONNX Runtime's optimisations off.
         max_abs_difference: with them on, over all outputs.
         relative: the same, over the largest absolute value of the output.
+        tolerance: what `relative` may be.
     """
 
     bit_for_bit: bool
     max_abs_difference: float
     relative: float
+    tolerance: float = FLOAT32
 
     @property
     def ok(self) -> bool:
         """Whether both hold."""
-        return self.bit_for_bit and self.relative <= GATES_SHUT_TOLERANCE
+        return self.bit_for_bit and self.relative <= self.tolerance
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def gates_shut_equality(
                 difference = max_abs_difference(array, found[name])
                 largest = max(largest, difference)
                 relative = max(relative, difference / max(_scale(array), 1e-30) if difference else 0.0)
-    return Equality(same, largest, relative)
+    return Equality(same, largest, relative, shut_tolerance(original))
 
 
 def _scale(array: Array) -> float:

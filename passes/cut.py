@@ -14,7 +14,7 @@ from skipc.passes.builder import Builder, Fragment
 from skipc.passes.flow import Flow, NodeSet, members, node_set
 from skipc.passes.narrow import Hidden, constants_of, find_hidden, narrowed
 from skipc.passes.normalize import copied_node
-from skipc.passes.regions import CONVOLUTION_OPS
+from skipc.passes.operators import CONVOLUTION_OPS
 from skipc.passes.surrogate import write_bypass
 from skipc.runtime import names
 from skipc.runtime.plan import Array, Block, Region

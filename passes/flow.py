@@ -14,6 +14,8 @@ import onnx
 
 NodeSet = int
 
+SHAPE_OPS = frozenset({"Shape", "Size"})
+
 
 def members(nodes: NodeSet) -> Iterator[int]:
     """The positions in a node set, ascending."""
@@ -107,6 +109,15 @@ class Flow:
         """Whether a value is the same for every input: an initializer or computed from initializers alone."""
         return not self._is_live(name, self.live)
 
+    @cached_property
+    def useful(self) -> NodeSet:
+        """Nodes on which an output of the graph depends; all others are dead."""
+        return self.union(self.ancestors, (self.producer[name] for name in self.graph_outputs if name in self.producer))
+
+    def readers(self, name: str) -> NodeSet:
+        """The nodes that read a value and are of use."""
+        return self.consumers.get(name, 0) & self.useful
+
     def data_inputs(self, node: int) -> tuple[str, ...]:
         """Inputs of a node that depend on an input of the graph."""
         return tuple(name for name in self.inputs[node] if not self.is_constant(name))
@@ -127,6 +138,21 @@ class Flow:
         for i in reversed(range(len(self.nodes))):
             found[i] = self.union(found, self._readers(i)) | 1 << i
         return tuple(found)
+
+    @cached_property
+    def _carried(self) -> tuple[NodeSet, ...]:
+        """As `descendants`, but not through nodes that read nothing but a shape."""
+        found: list[NodeSet] = [0] * len(self.nodes)
+        for i in reversed(range(len(self.nodes))):
+            found[i] = self.union(found, self._content_readers(self._readers(i))) | 1 << i
+        return tuple(found)
+
+    def _content_readers(self, nodes: Iterable[int]) -> Iterator[int]:
+        return (i for i in nodes if self.nodes[i].op_type not in SHAPE_OPS)
+
+    def carries(self, value: str) -> NodeSet:
+        """Nodes that depend on what a value holds, and not only on its shape."""
+        return self.union(self._carried, self._content_readers(members(self.consumers.get(value, 0))))
 
     def _readers(self, node: int) -> Iterator[int]:
         for name in self.nodes[node].output:
@@ -149,6 +175,6 @@ class Flow:
         return self.reached_from(entry) & self.ancestors[node]
 
     def escaping(self, nodes: NodeSet, exit_value: str) -> tuple[str, ...]:
-        """Values written inside a node set, other than its exit, that are read outside it or leave the graph."""
+        """Values written inside a node set, other than its exit, that are of use outside it or leave the graph."""
         written = (name for i in members(nodes) for name in self.nodes[i].output if name and name != exit_value)
-        return tuple(name for name in written if name in self.graph_outputs or self.consumers.get(name, 0) & ~nodes)
+        return tuple(name for name in written if name in self.graph_outputs or self.readers(name) & ~nodes)

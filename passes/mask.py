@@ -15,9 +15,9 @@ from onnx import TensorProto, helper
 
 from skipc.passes.base import copied, opset_of
 from skipc.passes.builder import Builder
+from skipc.passes.candidate import ValueType
 from skipc.passes.flow import Flow
 from skipc.passes.normalize import sort_nodes
-from skipc.passes.regions import ValueType
 from skipc.runtime import names
 from skipc.runtime.plan import Region
 

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from skipc.passes.flow import Flow, NodeSet, members
+from skipc.passes.flow import Flow, NodeSet, members, node_set
 from skipc.passes.normalize import copied_node
 from skipc.runtime.plan import Array, Region
 
@@ -105,7 +105,7 @@ class _Slicer:
         value = node.input[0]
         self._units = self._weight(node).shape[self._input_axis(node)]
         self._slice(value)
-        ancestors = self._flow.ancestors[self._flow.producer[value]] & self._flow.reached_from(self._region.entry)
+        ancestors = self._flow.ancestors[self._flow.producer[value]] & node_set(self._inside)
         return Hidden(value, self._units, projection, ancestors, dict(self._slices))
 
     def _last_projection(self) -> int:

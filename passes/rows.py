@@ -14,9 +14,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from skipc.passes.builder import Builder
+from skipc.passes.candidate import ValueType
 from skipc.passes.cut import renamed, result
 from skipc.passes.flow import Flow
-from skipc.passes.regions import ValueType
 from skipc.runtime import names
 from skipc.runtime.plan import Region
 

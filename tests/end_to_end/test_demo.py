@@ -45,7 +45,18 @@ VERIFY_KEYS = {
     "samples",
     "gates_shut_max_abs_difference",
 }
-REGION_KEYS = {"name", "kind", "entry", "exit", "nodes", "time_share", "reason"}
+REGION_KEYS = {
+    "name",
+    "kind",
+    "entry",
+    "exit",
+    "nodes",
+    "node_share",
+    "parameters",
+    "parameter_share",
+    "time_share",
+    "reason",
+}
 
 
 def images(path: Path, rows: slice) -> dict[str, NDArray[np.uint8]]:

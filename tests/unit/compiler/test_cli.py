@@ -19,7 +19,7 @@ from skipc.compiler.settings import BYPASSES, GRANULARITIES, GROUPINGS, IMPACTS,
 from skipc.runtime.errors import InputError, PromiseError
 
 HEAVY = ("numpy", "onnx", "onnxruntime", "onnx_graphsurgeon")
-VERBS = ("bench", "compile", "inspect", "retune", "verify")
+VERBS = ("bench", "compile", "diff", "inspect", "restore", "retune", "verify", "view")
 
 
 def invoke(*words: str) -> Result:

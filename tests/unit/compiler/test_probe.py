@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from skipc.compiler.data import Dataset, input_specs
 from skipc.compiler.probe import probe_feeds, probe_types
-from skipc.passes.regions import ValueType
+from skipc.passes.candidate import ValueType
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Array
 from tests.graphs import Net, Network, conv_net, mlp, transformer
@@ -141,3 +141,46 @@ def test_data_that_the_model_does_not_stand_is_an_error_of_input() -> None:
     with pytest.raises(InputError) as caught:
         probe_feeds(picky(), input_specs(picky()), dataset([{"x": np.zeros((1, 4), np.float32)}] * 2))
     assert caught.value.code == "model-unrunnable"
+
+
+def cached_decoder() -> Network:
+    """Adds what is new to a cache and masks the whole: runs only on extents that fit each other."""
+    net = Net()
+    grown = net.node("Concat", "past", "x", axis=1, output="present")
+    mask = net.node("Unsqueeze", net.node("Cast", "mask", to=TensorProto.FLOAT), net.constant([2]))
+    net.node("Mul", grown, mask, output="y")
+    inputs = [
+        net.tensor("x", "batch", "length", 4),
+        net.tensor("past", "batch", "past_length", 4),
+        net.tensor("mask", "batch", "total_length", elem_type=TensorProto.INT64),
+    ]
+    return net.network(inputs, [net.tensor(name, "batch", "total_length", 4) for name in ("present", "y")])
+
+
+def test_a_mask_covers_the_cache_and_what_is_new() -> None:
+    model = cached_decoder().model
+    first, second = probe_feeds(model, input_specs(model), None)
+    assert [first[name].shape[1] for name in ("x", "past", "mask")] == [8, 11, 19]
+    assert [second[name].shape[1] for name in ("x", "past", "mask")] == [9, 13, 22]
+    assert probe_types(model, [first, second])["present"].dims == ("batch", "total_length", 4)
+
+
+def test_where_extents_must_be_even_the_second_run_has_twice_as_much() -> None:
+    net = Net()
+    halves = net.node("Reshape", "x", net.constant([0, 2, -1, 3]))
+    net.node("Identity", halves, output="y")
+    model = net.network([net.tensor("x", "batch", "length", 3)], [net.tensor("y", "batch", 2, None, 3)]).model
+    first, second = probe_feeds(model, input_specs(model), None)
+    assert (first["x"].shape, second["x"].shape) == ((1, 8, 3), (2, 16, 3))
+
+
+def test_where_extents_are_what_they_are_the_batch_varies_alone() -> None:
+    net = Net()
+    net.node("Reshape", "x", net.constant([-1, 24]), output="y")
+    fixed = net.node("Add", "y", net.weight(24))
+    net.node("Identity", fixed, output="z")
+    net.node("Add", "x", net.weight(8, 3), output="w")
+    outputs = [net.tensor("z", None, 24), net.tensor("w", "batch", 8, 3)]
+    model = net.network([net.tensor("x", "batch", "length", 3)], outputs).model
+    first, second = probe_feeds(model, input_specs(model), None)
+    assert (first["x"].shape, second["x"].shape) == ((1, 8, 3), (2, 8, 3))

@@ -128,3 +128,45 @@ def test_shapes_that_contradict_each_other_are_refused(path: Path) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 7
     path.write_bytes(model.SerializeToString())
     assert refusal(path).code == "model-invalid"
+
+
+@pytest.mark.parametrize("old", [b"gemm_2", b"batch", b"tests"])
+def test_a_name_that_is_no_text_is_refused(path: Path, old: bytes) -> None:
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, b"\xeb" + old[1:]))
+    assert refusal(path).code == "not-onnx"
+    assert "UTF-8" in refusal(path).what
+
+
+def test_nodes_need_not_be_sorted(path: Path) -> None:
+    model = onnx.load(path)
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(nodes))
+    onnx.save(model, path)
+    assert load_model(path).model == model
+
+
+def test_a_cycle_is_refused(path: Path) -> None:
+    model = onnx.load(path)
+    model.graph.node[0].input[0] = model.graph.node[2].output[0]
+    onnx.save(model, path)
+    assert refusal(path).code == "model-invalid"
+    assert "cycle" in refusal(path).what
+
+
+def test_more_than_two_gigabytes_are_refused_unread(external: Path) -> None:
+    with (external.parent / "w.bin").open("r+b") as file:
+        file.truncate(3 * 10**9)
+    assert refusal(external).code == "model-too-large"
+    assert "3.0 GB" in refusal(external).what
+
+
+def test_weights_in_attributes_may_be_far_too(external: Path) -> None:
+    model = onnx.load(external, load_external_data=False)
+    far = model.graph.initializer.pop()
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], [far.name], value=far))
+    onnx.save(model, external)
+    (external.parent / "w.bin").unlink()
+    assert refusal(external).code == "external-data-missing"

@@ -57,9 +57,15 @@ def test_what_depends_on_no_input_is_constant(flow: Flow) -> None:
 
 
 def test_values_that_leave_are_escaping_unless_they_are_the_exit(flow: Flow) -> None:
-    assert flow.escaping(node_set([0, 1]), "b") == ("a",)
+    assert flow.escaping(node_set([0, 1]), "other") == ("b",)
     assert flow.escaping(node_set([0, 1, 4]), "b") == ()
     assert flow.escaping(node_set([5]), "other") == ("y",)
+
+
+def test_a_node_that_no_output_depends_on_is_dead(flow: Flow) -> None:
+    assert list(members(flow.useful)) == [0, 1, 2, 3, 5]
+    assert list(members(flow.readers("a"))) == [1]
+    assert flow.escaping(node_set([0, 1]), "b") == ()
 
 
 NESTED = graph("""
@@ -101,3 +107,9 @@ def test_absent_optional_inputs_are_no_values() -> None:
 def test_an_initializer_listed_as_input_is_constant() -> None:
     old = graph("old (float[N] x, float[1] w) => (float[N] y) <float[1] w = {1}> { y = Mul(x, w) }")
     assert Flow.of(old).is_constant("w")
+
+
+def test_what_reads_a_shape_depends_on_the_value_but_not_on_what_it_holds() -> None:
+    flow = Flow.of(graph("g (float[N] x) => (int64[1] y) { a = Neg(x)  s = Shape(a)  t = Neg(s)  y = Shape(x) }"))
+    assert list(members(flow.reached_from("x"))) == [0, 1, 2, 3]
+    assert list(members(flow.carries("x"))) == [0]

@@ -9,9 +9,9 @@ import onnx
 import pytest
 
 from skipc.passes.base import run_passes
+from skipc.passes.candidate import ValueType
 from skipc.passes.expose import with_outputs
 from skipc.passes.mask import DeclareTypes, FixInputs, MaskRegions
-from skipc.passes.regions import ValueType
 from skipc.runtime import names
 from skipc.runtime.plan import Region
 from tests.gated import Array, Arrays, run, surveyed

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import onnx
 import pytest
 
 from skipc.passes.base import run_passes
 from skipc.passes.normalize import Normalize, sort_nodes
+from skipc.passes.original import remembered
 from skipc.runtime import names
 from skipc.runtime.errors import InputError, InternalError
 from tests.gated import assert_equal, run
@@ -84,6 +87,16 @@ def test_an_old_ir_version_is_lifted_so_that_weights_need_not_be_inputs() -> Non
     assert Normalize().apply(model).ir_version == 4
 
 
+def test_nodes_are_sorted() -> None:
+    network = mlp()
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in network.model.graph.node]
+    model = mlp().model
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(nodes))
+    normal = run_passes(model, [Normalize()])
+    assert [node.name for node in normal.graph.node] == [node.name for node in network.model.graph.node]
+
+
 def test_sort_nodes_keeps_the_preferred_order_where_it_may() -> None:
     graph = onnx.GraphProto()
     nodes = [onnx.helper.make_node("Relu", [source], [target], name=target) for source, target in ("ab", "xy", "bc")]
@@ -118,3 +131,46 @@ def test_a_refusal_passes_through_as_it_is() -> None:
     model.opset_import[0].version = 10
     with pytest.raises(InputError):
         run_passes(model, [Normalize()])
+
+
+def renamed_input(model: onnx.ModelProto) -> None:
+    model.graph.input[0].name = model.graph.node[0].input[0] = "skipc.x"
+
+
+def renamed_output(model: onnx.ModelProto) -> None:
+    model.graph.output[0].name = model.graph.node[-1].output[0] = "skipc/y"
+
+
+def renamed_initializer(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].name = model.graph.node[0].input[1] = "skipc.level"
+
+
+def renamed_inner_value(model: onnx.ModelProto) -> None:
+    body = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["x"], ["skipc/inner"])],
+        "body",
+        [],
+        [onnx.helper.make_tensor_value_info("skipc/inner", 1, None)],
+    )
+    flag = onnx.helper.make_tensor("flag", onnx.TensorProto.BOOL, [], [True])
+    model.graph.initializer.append(flag)
+    model.graph.node.append(onnx.helper.make_node("If", ["flag"], ["chosen"], then_branch=body, else_branch=body))
+
+
+@pytest.mark.parametrize("rename", [renamed_input, renamed_output, renamed_initializer, renamed_inner_value])
+def test_reserved_names_of_values_are_refused(rename: Callable[[onnx.ModelProto], None]) -> None:
+    model = mlp().model
+    rename(model)
+    with pytest.raises(InputError, match="reserved for skipc") as caught:
+        Normalize().apply(model)
+    assert caught.value.code == "name-taken"
+    assert caught.value.where.startswith("skipc")
+
+
+def test_what_was_changed_is_remembered() -> None:
+    model = named("twin", "twin")
+    model.graph.node[2].ClearField("name")
+    model.ir_version = 3
+    found = remembered(Normalize().apply(model))
+    assert found.ir_version == 3
+    assert found.node_names == {"twin_1": "twin", "Gemm_2": None}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 
-from skipc.passes.regions import ATTENTION_OPS, Rejection
+from skipc.passes.candidate import Rejection
+from skipc.passes.operators import ATTENTION_OPS
 from skipc.runtime.plan import Region
 from tests.gated import surveyed
 from tests.graphs import OPSETS, WIDTH, Net, Network, conv_net, mbconv, mlp, transformer, with_node_constants
@@ -108,10 +110,23 @@ def test_a_pre_activation_block_ends_at_its_add() -> None:
         assert item.tail == ()
 
 
-def test_squeeze_and_excitation_is_the_innermost_region() -> None:
+def test_squeeze_and_excitation_is_part_of_the_inverted_bottleneck_around_it() -> None:
     network = mbconv()
-    assert [op_types(network, item.nodes)[-1] for item in blocks(network)] == ["Mul", "Mul"]
-    assert [item.rule for item in surveyed(network).survey.rejected] == ["nested", "nested"]
+    assert [op_types(network, item.nodes)[-1] for item in blocks(network)] == ["Add", "Add"]
+    assert [(item.node, item.rule) for item in surveyed(network).survey.rejected] == [
+        ("mul_10", "part-of-larger"),
+        ("mul_22", "part-of-larger"),
+    ]
+
+
+def test_squeeze_and_excitation_without_a_residual_path_around_it_is_a_region() -> None:
+    net = Net()
+    wide = net.conv("x", 8, 8, 3)
+    excited = net.node("Mul", wide, net.node("Sigmoid", net.conv(net.node("GlobalAveragePool", wide), 8, 8, 1)))
+    net.node("Identity", excited, output="y")
+    image = net.tensor("x", "batch", 8, 6, 6)
+    (found,) = blocks(net.network([image], [net.tensor("y", "batch", 8, 6, 6)]))
+    assert (found.entry, found.exit, found.channel_axis) == (wide, "y", 1)
 
 
 def test_rows_of_features_make_feed_forward_regions() -> None:
@@ -126,8 +141,10 @@ def test_half_precision_is_found() -> None:
     assert {item.elem_type for item in blocks(mlp(elem_type=onnx.TensorProto.FLOAT16))} == {onnx.TensorProto.FLOAT16}
 
 
-def test_double_precision_is_not() -> None:
-    assert blocks(mlp(elem_type=onnx.TensorProto.DOUBLE)) == ()
+def test_double_precision_is_refused() -> None:
+    network = mlp(elem_type=onnx.TensorProto.DOUBLE)
+    assert blocks(network) == ()
+    assert {(item.rule, "double" in item.reason) for item in rejections(network).values()} == {("element-type", True)}
 
 
 def test_constants_written_as_nodes_change_nothing_but_are_not_part_of_regions() -> None:
@@ -153,14 +170,46 @@ def test_paths_without_weights_are_refused() -> None:
     assert "weight matrix" in found["swish"].reason
 
 
-def test_a_value_from_deep_inside_that_is_needed_elsewhere_refuses_the_region() -> None:
+def with_cache(width: int) -> tuple[Network, str]:
+    """A region of which a hidden value is needed elsewhere, that takes most of the weights where it is wide."""
     net = Net()
     value = net.linear("x", 8, 8)
-    cache = net.linear(value, 8, 8)
+    cache = net.linear(net.linear(value, 8, width), width, 8)
     merged = net.node("Add", value, net.linear(cache, 8, 8), name="merge")
-    found = rejections(rows(net, net.node("Concat", merged, cache, axis=1)))
+    return rows(net, net.node("Concat", merged, cache, axis=1)), cache
+
+
+def test_a_dear_value_that_is_needed_elsewhere_refuses_the_region() -> None:
+    network, cache = with_cache(16)
+    found = rejections(network)
     assert found["merge"].rule == "value-escapes"
     assert cache in found["merge"].reason
+    assert "20% of its weights" in found["merge"].reason
+
+
+def test_where_enough_is_left_what_others_need_is_computed_outside() -> None:
+    network, cache = with_cache(8)
+    (found,) = blocks(network)
+    assert op_types(network, found.nodes) == ["MatMul", "Add", "Add"]
+    assert cache not in (found.entry, found.exit)
+
+
+def test_a_key_value_cache_leaves_queries_and_projection_in_the_region() -> None:
+    net = Net()
+    value = net.linear("x", 8, 8)
+    for index in (0, 1):
+        query = net.linear(value, 8, 8)
+        key = net.node("Add", net.linear(value, 8, 8), net.constant(0.0), output=f"key_{index}")
+        values = net.node("Add", net.linear(value, 8, 8), net.constant(0.0), output=f"value_{index}")
+        scores = net.node("MatMul", query, net.node("Transpose", key, perm=[0, 2, 1]))
+        context = net.node("MatMul", net.node("Softmax", scores, axis=-1), values)
+        value = net.node("Add", value, net.linear(context, 8, 8))
+    cache = [f"{name}_{index}" for name in ("key", "value") for index in (0, 1)]
+    outputs = [net.tensor(name, "batch", "length", 8) for name in (value, *cache)]
+    network = net.network([net.tensor("x", "batch", "length", 8)], outputs)
+    for index, found in enumerate(blocks(network)):
+        assert (found.name, len(found.nodes)) == (f"attention.{index}", 9)
+        assert not {f"key_{index}", f"value_{index}"} & {found.entry, found.exit}
 
 
 def test_a_cheap_value_that_is_needed_elsewhere_is_computed_outside() -> None:
@@ -207,21 +256,36 @@ def test_features_of_no_fixed_extent_are_refused() -> None:
     assert rejections(network)["merge"].rule == "dynamic-features"
 
 
-def test_the_outer_of_two_nested_regions_is_refused() -> None:
+def nested(depth: int) -> Network:
+    """A region between two linear layers, which is in the region around them; its own depth decides who matters."""
     net = Net()
     value = net.linear("x", 8, 8)
     first = net.linear(value, 8, 8)
-    inner = net.node("Add", first, net.linear(first, 8, 8), name="inner")
-    outer = net.node("Add", value, net.linear(inner, 8, 8), name="outer")
-    network = rows(net, outer)
-    assert [item.merge for item in blocks(network)] == [inner]
+    deep = first
+    for _ in range(depth):
+        deep = net.linear(deep, 8, 8)
+    inner = net.node("Add", first, deep, name="inner")
+    return rows(net, net.node("Add", value, net.linear(inner, 8, 8), name="outer"))
+
+
+def test_of_two_nested_regions_the_inner_one_is_refused_where_it_is_a_small_part() -> None:
+    network = nested(1)
+    assert ["outer" in item.nodes for item in blocks(network)] == [True]
+    assert rejections(network)["inner"].rule == "part-of-larger"
+    assert "33% of the region that closes at outer" in rejections(network)["inner"].reason
+
+
+def test_of_two_nested_regions_the_outer_one_is_refused_where_the_inner_is_most_of_it() -> None:
+    network = nested(2)
+    assert ["outer" in item.nodes for item in blocks(network)] == [False]
     assert rejections(network)["outer"].rule == "nested"
+    assert "50% of its weights" in rejections(network)["outer"].reason
 
 
 def test_a_subgraph_that_reads_the_inside_keeps_the_region_closed() -> None:
     net = Net()
     value = net.linear("x", 8, 8)
-    hidden = net.linear(value, 8, 8)
+    hidden = net.linear(net.linear(value, 8, 16), 16, 8)
     merged = net.node("Add", value, net.linear(hidden, 8, 8), name="merge")
     branch = onnx.helper.make_graph(
         [onnx.helper.make_node("Neg", [hidden], ["spied"])], "spy", [], [net.tensor("spied", "batch", 8)]
@@ -244,6 +308,114 @@ def test_a_reader_whose_result_nobody_uses_is_no_tail() -> None:
     assert (found.exit, found.tail) == (merged, ())
 
 
+def test_nodes_whose_result_nobody_uses_come_along() -> None:
+    net = Net()
+    value = net.linear("x", 8, 8)
+    hidden = net.linear(value, 8, 8)
+    dead = net.node("Neg", hidden, name="dead")
+    net.node("MatMul", dead, net.weight(8, 8), name="deader")
+    merged = net.node("Add", value, net.linear(hidden, 8, 8))
+    net.node("Exp", merged, name="behind")
+    (found,) = blocks(rows(net, net.node("Relu", merged)))
+    assert {"dead", "deader", "behind"} <= set(found.nodes)
+    assert found.kind == "feed-forward"
+
+
+def test_an_unused_node_that_reads_inside_and_result_refuses_the_region() -> None:
+    net = Net()
+    value = net.linear("x", 8, 8)
+    hidden = net.linear(value, 8, 8)
+    merged = net.node("Add", value, net.linear(hidden, 8, 8), name="merge")
+    behind = net.linear(merged, 8, 8)
+    net.node("Add", hidden, behind)
+    found = rejections(rows(net, behind))
+    assert found["merge"].rule == "unused-reader"
+
+
+def test_a_region_whose_result_nobody_uses_is_not_offered() -> None:
+    net = Net()
+    value = net.linear("x", 8, 8)
+    net.node("Add", value, net.linear(value, 8, 8))
+    assert surveyed(rows(net, value)).survey.regions == ()
+
+
+def test_one_matrix_makes_no_feed_forward_layer() -> None:
+    net = Net()
+    value = net.linear("x", 8, 8)
+    (found,) = blocks(rows(net, net.node("Add", value, net.linear(value, 8, 8))))
+    assert (found.name, found.kind) == ("residual.0", "residual")
+
+
+def test_attention_without_softmax_is_told_by_its_products() -> None:
+    net = Net()
+    value = net.linear("x", 8, 8)
+    query, key, values = (net.linear(value, 8, 8) for _ in range(3))
+    memory = net.node("MatMul", net.node("Transpose", key, perm=[0, 2, 1]), values)
+    merged = net.node("Add", value, net.linear(net.node("MatMul", query, memory), 8, 8))
+    net.node("Identity", merged, output="y")
+    tokens = [net.tensor(name, "batch", "length", 8) for name in "xy"]
+    (found,) = blocks(net.network(tokens[:1], tokens[1:]))
+    assert found.kind == "attention"
+
+
+def test_images_with_their_channels_last_keep_them_there() -> None:
+    net = Net()
+    value = net.node("Transpose", net.conv("image", 3, 8, 3), perm=[0, 2, 3, 1])
+    for _ in range(2):
+        inner = net.conv(net.node("Transpose", value, perm=[0, 3, 1, 2]), 8, 8, 3)
+        value = net.node("Relu", net.node("Add", value, net.node("Transpose", inner, perm=[0, 2, 3, 1])))
+    net.node("Identity", value, output="y")
+    outputs = [net.tensor("y", "batch", 6, 6, 8)]
+    found = blocks(net.network([net.tensor("image", "batch", 3, 6, 6)], outputs))
+    assert [(item.kind, item.channel_axis, item.channels) for item in found] == [("convolution", 3, 8)] * 2
+
+
+def test_a_convolution_over_tokens_leaves_features_last() -> None:
+    net = Net()
+    value = net.linear("x", 8, 8)
+    turned = net.node("Conv", net.node("Transpose", value, perm=[0, 2, 1]), net.weight(8, 8, 3), pads=[1, 1])
+    merged = net.node("Add", value, net.node("Transpose", turned, perm=[0, 2, 1]))
+    net.node("Identity", merged, output="y")
+    tokens = [net.tensor(name, "batch", "length", 8) for name in "xy"]
+    (found,) = blocks(net.network(tokens[:1], tokens[1:]))
+    assert (found.kind, found.channel_axis) == ("convolution", 2)
+
+
+def test_positions_taken_from_a_shape_are_no_function_of_the_value() -> None:
+    net = Net()
+    value = net.linear("x", 8, 8)
+    extent = net.node("Squeeze", net.node("Shape", value, start=1, end=2))
+    places = net.node("Range", net.constant(0), extent, net.constant(1))
+    positioned = net.node("Add", value, net.node("Gather", net.weight(20, 8), places), name="positions")
+    net.node("Identity", positioned, output="y")
+    tokens = [net.tensor(name, "batch", "length", 8) for name in "xy"]
+    network = net.network(tokens[:1], tokens[1:])
+    assert blocks(network) == ()
+    assert rejections(network)["positions"].rule == "shape-only"
+
+
+def test_the_scale_of_a_quantized_product_is_no_skip_path() -> None:
+    net = Net()
+    value = net.linear("x", 8, 8)
+    weight = onnx.numpy_helper.from_array(np.ones((8, 8), np.uint8), "weight")
+    net.initializers.append(weight)
+    names = ["quantized", "scale", "zero"]
+    net.nodes.append(onnx.helper.make_node("DynamicQuantizeLinear", [value], names, name="quantize"))
+    product = net.node("Cast", net.node("MatMulInteger", "quantized", "weight", "zero"), to=onnx.TensorProto.FLOAT)
+    scaled = net.node("Mul", product, net.node("Mul", "scale", net.constant(0.5)))
+    survey = surveyed(rows(net, scaled)).survey
+    assert (survey.regions, survey.rejected) == ((), ())
+
+
+def test_a_transposed_value_is_not_the_value() -> None:
+    net = Net()
+    square = net.tensor("x", "batch", 8, 8)
+    value = net.linear("x", 8, 8)
+    net.node("Add", net.node("Transpose", value, perm=[0, 2, 1]), net.linear(value, 8, 8), output="y")
+    survey = surveyed(net.network([square], [net.tensor("y", "batch", 8, 8)])).survey
+    assert (survey.regions, survey.rejected) == ((), ())
+
+
 def test_a_node_with_subgraphs_is_no_tail() -> None:
     net = Net()
     value = net.linear("x", 8, 8)
@@ -257,3 +429,14 @@ def test_a_node_with_subgraphs_is_no_tail() -> None:
     condition = net.node("Constant", value=onnx.helper.make_tensor("always", onnx.TensorProto.BOOL, [], [True]))
     (found,) = blocks(rows(net, net.node("If", condition, **branches)))
     assert (found.exit, found.tail) == (merged, ())
+
+
+def test_weights_are_counted_by_region_and_in_all() -> None:
+    survey = surveyed(mlp(blocks=2)).survey
+    block = 12 * 24 + 24 + 24 * 12 + 12
+    assert survey.parameters == {
+        "feed-forward.0": block,
+        "feed-forward.1": block,
+        "": 6 * 12 + 12 + 2 * block + 12 * 3 + 3,
+    }
+    assert survey.nodes == 11

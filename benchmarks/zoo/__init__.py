@@ -1,0 +1,1 @@
+"""Many structurally different graphs, and what skipc makes of each."""

@@ -1,0 +1,81 @@
+"""What other tools make of a compiled file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+
+from benchmarks.zoo import formats
+from benchmarks.zoo.checks import difference, first_line, gated_model
+from benchmarks.zoo.specimens import exporting
+from skipc.compiler.build import normalized, serialized
+from skipc.compiler.data import input_specs
+from skipc.compiler.probe import probe_feeds
+from skipc.compiler.source import Source
+from skipc.compiler.survey import survey_model
+from skipc.passes.stamp import SetLevel
+from skipc.runtime.session import open_session
+
+FAMILIES = ("ResNet, basic", "EfficientNet", "BERT, post-norm", "Llama")
+
+TOOLS: tuple[tuple[str, formats.Convert], ...] = (
+    ("onnxslim", formats.slimmed),
+    ("onnxsim", formats.simplified),
+    ("float16 (ONNX Runtime)", formats.float16),
+    ("dynamic int8 (ONNX Runtime)", formats.dynamic_int8),
+    ("dynamic int8, `Gather` left alone", formats.dynamic_int8_of_products),
+)
+
+
+@dataclass(frozen=True)
+class After:
+    """One tool on one compiled file.
+
+    Attributes:
+        gates: `If` nodes before.
+        left: `If` nodes after.
+        shut: difference with every gate shut, relative to the output's largest value.
+        opened: difference with every block bypassed.
+        problem: why it does not run; empty if it does.
+    """
+
+    family: str
+    tool: str
+    gates: int = 0
+    left: int = 0
+    shut: float = 0.0
+    opened: float = 0.0
+    problem: str = ""
+
+
+def afterwards() -> Sequence[After]:
+    """All tools on all families."""
+    return [_after(family, tool, convert) for family in FAMILIES for tool, convert in TOOLS]
+
+
+def _after(family: str, tool: str, convert: formats.Convert) -> After:
+    torch.manual_seed(0)
+    model = exporting(family, dynamo=False, opset=17)()
+    survey = survey_model(Source(Path("model.onnx"), model, "", 0), None).survey
+    base = normalized(model)
+    gated = gated_model(base, survey)
+    feeds = probe_feeds(base, input_specs(base), None)[0]
+    off, left = [], 0
+    try:
+        for level in (0, 1):
+            before = SetLevel(level).apply(gated)
+            found = convert(before)
+            left = _ifs(found)
+            runs = [open_session(serialized(item)).run(feeds) for item in (found, before)]
+            off.append(difference(runs[0], runs[1]))
+    except Exception as error:
+        return After(family, tool, problem=first_line(error))
+    return After(family, tool, _ifs(gated), left, off[0], off[1])
+
+
+def _ifs(model: onnx.ModelProto) -> int:
+    return sum(node.op_type == "If" for node in model.graph.node)

@@ -1,0 +1,98 @@
+"""The list of graphs: family, exporter, format, and how to make it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from benchmarks.zoo import formats, images, tokens
+from benchmarks.zoo.exporting import exported
+from benchmarks.zoo.exporting import images as as_images
+from benchmarks.zoo.keras_nets import channels_last
+
+Make = Callable[[], onnx.ModelProto]
+
+LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+"""Where the onnx package keeps well-known networks without their weights."""
+
+OLD, NEW = "TorchScript", "dynamo"
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """One graph of the table."""
+
+    family: str
+    exporter: str
+    form: str
+    make: Make
+
+
+def specimens() -> Iterator[Specimen]:
+    """All of them, the families first, then their other forms."""
+    for family in (*images.NETWORKS, *tokens.NETWORKS):
+        yield Specimen(family, OLD, "float32, opset 17", exporting(family, dynamo=False, opset=17))
+        yield Specimen(family, NEW, "float32, opset 18", exporting(family, dynamo=True, opset=18))
+    for path in sorted(LIGHT.glob("*.onnx")):
+        yield Specimen(path.stem.removeprefix("light_"), "Caffe2", "float32, opset 9", _loading(path))
+        made = _converting(_loading(path), formats.at_opset(13))
+        yield Specimen(path.stem.removeprefix("light_"), "Caffe2", "converted to opset 13", made)
+    yield Specimen("ResNet, channels last", "Keras", "float32", channels_last)
+    yield from _other_forms()
+
+
+FORMS: tuple[tuple[str, formats.Convert, tuple[str, ...]], ...] = (
+    ("float16", formats.float16, ("ResNet, basic", "EfficientNet", "BERT, post-norm", "GPT-2", "Llama")),
+    ("dynamic int8", formats.dynamic_int8, ("ResNet, basic", "BERT, post-norm", "Llama with cache")),
+    ("int8 (QDQ)", formats.static_int8, ("ResNet, basic", "MobileNetV2", "BERT, post-norm", "ViT")),
+    ("int8 (QOperator)", formats.operators_int8, ("ResNet, basic",)),
+    ("4-bit weights", formats.four_bit, ("BERT, post-norm", "Llama")),
+    ("fused for bert", formats.fused("bert"), ("BERT, post-norm",)),
+    ("fused for gpt2", formats.fused("gpt2"), ("GPT-2",)),
+    ("fused for vit", formats.fused("vit"), ("ViT",)),
+    ("onnxslim", formats.slimmed, ("ResNet, basic", "BERT, post-norm", "Llama with cache", "Swin")),
+    ("onnxsim", formats.simplified, ("ResNet, basic", "BERT, post-norm", "ViT", "Swin")),
+    ("Constant nodes", formats.with_constant_nodes, ("ResNet, basic", "BERT, post-norm")),
+    ("all types written", formats.with_types, ("EfficientNet", "Llama with cache")),
+    ("local functions", formats.with_functions, ("ResNet, basic",)),
+    ("If inside", formats.with_control_flow, ("ResNet, bottleneck",)),
+    ("Loop inside", formats.with_loops, ("ResNet, bottleneck",)),
+    ("opset 21", formats.at_opset(21), ("ConvNeXt", "BERT, post-norm")),
+    ("opset 25", formats.at_opset(25), ("YOLO C2f", "GPT-2")),
+)
+"""Other forms, and the families that are brought into them."""
+
+
+def _other_forms() -> Iterator[Specimen]:
+    for form, convert, families in FORMS:
+        for family in families:
+            make = exporting(family, dynamo=False, opset=17)
+            yield Specimen(family, OLD, form, _converting(make, convert))
+    for version in (11, 13):
+        for family in ("ResNet, basic", "EfficientNet", "BERT, post-norm", "GPT-2"):
+            yield Specimen(family, OLD, f"float32, opset {version}", exporting(family, dynamo=False, opset=version))
+    cache = Path(os.environ.get("SKIPC_CACHE", "")) / "ppocr"
+    for path in sorted(cache.glob("*.onnx")) if "SKIPC_CACHE" in os.environ else ():
+        yield Specimen(f"PP-OCR, {path.stem}", "Paddle", "as shipped", _loading(path))
+
+
+def exporting(family: str, *, dynamo: bool, opset: int) -> Make:
+    """A way to export a family."""
+
+    def make() -> onnx.ModelProto:
+        network = as_images(images.NETWORKS[family]()) if family in images.NETWORKS else tokens.NETWORKS[family]()
+        return exported(network, dynamo=dynamo, opset=opset)
+
+    return make
+
+
+def _loading(path: Path) -> Make:
+    return lambda: onnx.load(path)
+
+
+def _converting(make: Make, convert: formats.Convert) -> Make:
+    return lambda: convert(make())

@@ -1,0 +1,116 @@
+"""The zoo as a page for people and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.zoo.afterwards import After
+from benchmarks.zoo.checks import OK, Found
+from benchmarks.zoo.specimens import Specimen
+
+Row = tuple[Specimen, Found]
+
+HEAD = """# Families
+
+What skipc makes of many structurally different graphs, with random weights unless named otherwise. Written by
+`python -m benchmarks.zoo`; do not edit.
+
+- **regions**: blocks that skipc can put behind gates.
+- **shut**: the largest difference of any output from the original's in ONNX Runtime on the CPU with all its
+  optimisations, every gate shut, relative to the output's largest value.
+- **open**: whether it runs with every block on an identity bypass.
+- **by sample**: whether gates that decide sample by sample can be used, by the same test on a batch of two; skipc
+  asks more of a region before it does.
+- **restored**: whether `skipc restore` gives the same bytes back.
+- **OpenVINO**, **onnx.reference**: whether that runtime gives for the compiled model what it gives for the original.
+"""
+
+
+OPENVINO = """OpenVINO 2026.4's CPU plugin computes nonsense where a `Concat` reads the result of an `If` behind a
+convolution and the batch is open, whoever wrote the `If`. Fix the batch before compiling
+(`python -m onnxruntime.tools.make_dynamic_shape_fixed --dim_param batch --dim_value 1`), and it computes rightly.
+"""
+
+
+def page(rows: Sequence[Row], after: Sequence[After]) -> str:
+    """The whole page."""
+    rewritten = [row for row in rows if row[1].runtimes]
+    refused = [row for row in rows if not row[1].runtimes]
+    notes = [note for row in rewritten for note in _notes(row)]
+    return "\n".join(
+        [
+            HEAD,
+            f"{len(rows)} graphs, {len(rewritten)} rewritten, {len(refused)} refused.\n",
+            "## Rewritten\n",
+            "| family | exporter | format | regions | shut | open | by sample | restored | OpenVINO | onnx.reference |",
+            "|---|---|---|---|---|---|---|---|---|---|",
+            *(_row(row) for row in rewritten),
+            "\n## Refused\n",
+            "| family | exporter | format | why |",
+            "|---|---|---|---|",
+            *(_refused(row) for row in refused),
+            "\n## Every no\n",
+            OPENVINO,
+            *notes,
+            "\n## Other tools on a compiled file\n",
+            "Whether the tool's result loads and runs in ONNX Runtime, how many `If` nodes are left, and how far its",
+            "outputs are from those of the compiled file, relative to their largest value, shut and open.\n",
+            "Quantize first and compile last: a quantizer takes gates for layers, and ONNX Runtime's takes",
+            "`skipc.thresholds` for an embedding, as `Gather` reads it: no certificate holds for such a file.\n",
+            "| family | tool | loads | `If` nodes | shut | open |",
+            "|---|---|---|---|---|---|",
+            *(_after(item) for item in after),
+            "",
+        ]
+    )
+
+
+def _row(row: Row) -> str:
+    specimen, found = row
+    regions = ", ".join(f"{count} {kind}" for kind, count in sorted(found.regions.items()))
+    cells = [specimen.family, specimen.exporter, specimen.form, regions, f"{found.shut:.0e}" if found.shut else "0"]
+    verdicts = [found.opened, found.by_sample, found.restored, *found.runtimes.values()]
+    return f"| {' | '.join([*cells, *(_short(verdict) for verdict in verdicts)])} |"
+
+
+def _short(verdict: str) -> str:
+    return "yes" if verdict == OK else "n/a" if verdict.startswith(("does not run the original", "n/a")) else "no"
+
+
+def _refused(row: Row) -> str:
+    specimen, found = row
+    why = found.problem if found.problem != "no region" else _no_region(found)
+    return f"| {specimen.family} | {specimen.exporter} | {specimen.form} | {_cell(why)} |"
+
+
+def _no_region(found: Found) -> str:
+    if found.reasons:
+        return "no region: " + "; ".join(found.reasons)
+    if found.refused:
+        return "no region: where two paths from one value meet again, nothing between them carries a weight matrix"
+    return "no region: no value meets a function of itself"
+
+
+def _notes(row: Row) -> list[str]:
+    """Every verdict that is no yes, with its reason."""
+    specimen, found = row
+    verdicts = {"open": found.opened, "by sample": found.by_sample, "restored": found.restored, **found.runtimes}
+    name = f"{specimen.family}, {specimen.exporter}, {specimen.form}"
+    nos = [f"- {name}: {what}: {_cell(verdict)}" for what, verdict in verdicts.items() if verdict != OK]
+    return [*nos, *(f"- {name}: candidates refused: {_cell(reason)}" for reason in found.reasons)]
+
+
+def _after(item: After) -> str:
+    if item.problem:
+        return f"| {item.family} | {item.tool} | no: {_cell(item.problem)} | | | |"
+    return f"| {item.family} | {item.tool} | yes | {item.left} of {item.gates} | {item.shut:.0e} | {item.opened:.0e} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "/").replace("\n", " ")
+
+
+def row_json(specimen: Specimen, found: Found) -> dict[str, Any]:
+    """A row by field."""
+    return {"family": specimen.family, "exporter": specimen.exporter, "form": specimen.form, **found.__dict__}

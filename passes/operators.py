@@ -1,0 +1,34 @@
+"""Operators that tell what a region is: only its label and the axis of its features depend on them."""
+
+from __future__ import annotations
+
+import onnx
+
+ATTENTION_OPS = frozenset(
+    {"Softmax", "Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention", "PackedAttention"}
+)
+CONVOLUTION_OPS = frozenset({"Conv", "ConvTranspose", "QLinearConv", "ConvInteger", "FusedConv", "NhwcConv"})
+CONTRACTION_OPS = frozenset({"MatMul", "FusedMatMul", "Einsum"})
+"""Operators that multiply two matrices, of which attention has two that depend on the input on both sides."""
+
+PRODUCT_OPS = CONTRACTION_OPS | frozenset(
+    {
+        "DynamicQuantizeMatMul",
+        "FusedGemm",
+        "Gemm",
+        "GemmFastGelu",
+        "MatMulBnb4",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "MatMulNBits",
+        "QGemm",
+        "QLinearMatMul",
+    }
+)
+"""Operators that multiply by a weight matrix."""
+
+MOVING_OPS = frozenset({"DepthToSpace", "Flatten", "Gather", "Reshape", "ReverseSequence", "SpaceToDepth", "Transpose"})
+"""Operators behind which a value of the same shape may hold its elements in other places."""
+
+FLOAT_TYPES = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
+"""Element types that bypasses and gates are written for."""
