@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import onnx
 
 from skipc.passes.base import GraphPass, run_passes
-from skipc.passes.expose import ExposeDecisions
+from skipc.passes.expose import AttachDecisions, ExposeDecisions
 from skipc.passes.inject import InjectGates, LevelWindow, ReplaceRegions
 from skipc.passes.normalize import Normalize
 from skipc.passes.stamp import StampPlan
@@ -32,10 +32,9 @@ def build(model: onnx.ModelProto, plan: Plan, *, decisions: bool = False, level_
     """
     floors = tuple(block.gate.floor for block in plan.blocks)
     window = LevelWindow(plan.thresholds, floors, plan.level, as_input=level_input)
-    passes: list[GraphPass] = [InjectGates(plan.blocks, window)]
-    if decisions:
-        passes.append(ExposeDecisions(tuple(block.region for block in plan.blocks)))
-    return run_passes(model, [*passes, StampPlan(plan)])
+    regions = tuple(block.region for block in plan.blocks)
+    shown: GraphPass = ExposeDecisions(regions) if decisions else AttachDecisions(regions)
+    return run_passes(model, [InjectGates(plan.blocks, window), shown, StampPlan(plan)])
 
 
 def build_static(model: onnx.ModelProto, blocks: Sequence[Block]) -> onnx.ModelProto:

@@ -23,6 +23,9 @@ SCORES = "skipc.scores"
 PLAN_KEY = "skipc.plan"
 """Key in the model's `metadata_props`: the plan with its certificate, as JSON."""
 
+DECISIONS_KEY = "skipc.decisions"
+"""Key in `metadata_props`: base64 of the part of a model that adds the outputs `DECISIONS` and `SCORES` to this one."""
+
 
 def block(region: str) -> str:
     """Name of the `If` node that stands for a region."""
