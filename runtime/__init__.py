@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from skipc.runtime.answer import Answer, Observer
     from skipc.runtime.decisions import Decisions, GateDecision
     from skipc.runtime.deployed import Session
+    from skipc.runtime.log import DecisionLog
 
 
-__all__ = ["Answer", "Decisions", "GateDecision", "Observer", "Session"]
+__all__ = ["Answer", "DecisionLog", "Decisions", "GateDecision", "Observer", "Session"]
 
 _HOMES = {
     "Answer": "answer",
+    "DecisionLog": "log",
     "Decisions": "decisions",
     "GateDecision": "decisions",
     "Observer": "answer",

@@ -1,0 +1,252 @@
+"""The decision log: one JSON line a request, written by a thread of its own that never holds up inference.
+
+A line holds ``schema``, ``request``, ``time`` (seconds since 1970), ``model`` (SHA-256 of the file), ``level``,
+``latency_ms``, ``rows`` (of the batch), ``reference``, ``dropped`` (requests so far that ought to be here and are not)
+and ``gates``: for each ``name`` and ``threshold``, and for each sample ``score``, ``margin`` (threshold less score),
+``bypassed`` (share of its rows) and ``reason``. Numbers that JSON has no word for are the strings ``nan``, ``inf``,
+``-inf``. With `keep_inputs` there are ``inputs`` and the SHA-256 of each of the ``outputs``: what a replay needs.
+"""
+
+from __future__ import annotations
+
+import atexit
+import base64
+import hashlib
+import json
+import math
+import queue
+import random
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from skipc.runtime.answer import Answer
+from skipc.runtime.decisions import Decisions
+from skipc.runtime.errors import InputError
+from skipc.runtime.plan import Array
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from skipc.runtime.deployed import Session
+
+SCHEMA = 1
+
+Json = dict[str, Any]
+
+
+class DecisionLog:
+    """Logs a sample of all requests. An observer of a `Session`; close it, or use it as a context, to lose nothing.
+
+    Args:
+        path: the file; lines are appended. Full ones are kept as ``PATH.1`` (the newest) to ``PATH.<files>``.
+        sample: share of requests that are logged, chosen at random.
+        keep_inputs: also log what a replay needs; inputs may be private, and are large.
+        max_bytes: a file that has grown to this is full.
+        files: full ones that are kept.
+        waiting: requests that may wait for the writer; more are dropped, and counted.
+        seed: of the choice.
+
+    Raises:
+        InputError: ``log-unwritable``.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        sample: float = 1.0,
+        keep_inputs: bool = False,
+        max_bytes: int = 64 << 20,
+        files: int = 5,
+        waiting: int = 10_000,
+        seed: int = 0,
+    ) -> None:
+        self._path, self._max_bytes, self._files = Path(path), max_bytes, files
+        self._sample, self._keep_inputs = sample, keep_inputs
+        self._random = random.Random(seed)
+        self._queue: queue.Queue[Answer | None] = queue.Queue(waiting)
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._written = self._dropped = 0
+        try:
+            self._file = self._path.open("ab")
+        except OSError as error:
+            what = f"cannot write the decision log: {error.strerror or error}"
+            raise InputError("log-unwritable", what, where=str(path), hint="name another file") from error
+        self._writer = threading.Thread(target=self._write_all, name="skipc decision log", daemon=True)
+        self._writer.start()
+        atexit.register(self.close)
+
+    @property
+    def written(self) -> int:
+        """Requests that were logged."""
+        return self._written
+
+    @property
+    def dropped(self) -> int:
+        """Requests that were to be logged and were not: the writer was behind, or the disk refused."""
+        return self._dropped
+
+    def attach(self, session: Session) -> None:
+        """See `Observer.attach`; one log can serve several sessions."""
+
+    def observe(self, answer: Answer) -> None:
+        """See `Observer.observe`."""
+        if self._sample < 1.0 and self._random.random() >= self._sample:
+            return
+        if self._closed.is_set():
+            self._drop()
+            return
+        try:
+            self._queue.put_nowait(self._kept(answer))
+        except queue.Full:
+            self._drop()
+
+    def _kept(self, answer: Answer) -> Answer:
+        """What the writer needs, in copies where the caller may change it meanwhile."""
+        if not self._keep_inputs:
+            return replace(answer, feeds={}, outputs={})
+        feeds, outputs = ({name: np.array(array) for name, array in kept.items()} for kept in _arrays(answer))
+        return replace(answer, feeds=feeds, outputs=outputs)
+
+    def _drop(self) -> None:
+        with self._lock:
+            self._dropped += 1
+
+    def _write_all(self) -> None:
+        while (answer := self._queue.get()) is not None:
+            try:
+                self._write(answer)
+                self._written += 1
+            except (OSError, ValueError):
+                # The log must not end the service; a full disk may have room again later.
+                self._drop()
+
+    def _write(self, answer: Answer) -> None:
+        if self._file.tell() >= self._max_bytes:
+            self._rotate()
+        self._file.write(json.dumps(record(answer, self._dropped), allow_nan=False).encode() + b"\n")
+        if self._queue.empty():
+            self._file.flush()
+
+    def _rotate(self) -> None:
+        self._file.close()
+        paths = [self._path, *(self._path.with_name(f"{self._path.name}.{k + 1}") for k in range(self._files))]
+        for older, newer in zip(reversed(paths[1:]), reversed(paths[:-1]), strict=True):
+            if newer.exists():
+                newer.replace(older)
+        self._file = self._path.open("wb")
+
+    def close(self) -> None:
+        """Write what is waiting, and end; what comes later is dropped."""
+        if not self._closed.is_set():
+            self._closed.set()
+            self._queue.put(None)
+            self._writer.join()
+            self._file.close()
+            while not self._queue.empty():
+                self._queue.get_nowait()
+                self._drop()
+        atexit.unregister(self.close)
+
+    def __enter__(self) -> DecisionLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _arrays(answer: Answer) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+    return answer.feeds, answer.outputs
+
+
+def record(answer: Answer, dropped: int) -> Json:
+    """A request as the log tells it."""
+    gates = [] if answer.decisions is None else _gates(answer.decisions)
+    found: Json = {
+        "schema": SCHEMA,
+        "request": answer.request,
+        "time": answer.time_s,
+        "model": answer.model,
+        "level": answer.level,
+        "latency_ms": round(answer.latency_ms, 4),
+        "rows": 0 if answer.decisions is None else len(answer.decisions.scores),
+        "reference": answer.reference,
+        "dropped": dropped,
+        "gates": gates,
+    }
+    if answer.feeds:
+        found["inputs"] = {name: encode(np.asarray(array)) for name, array in answer.feeds.items()}
+        found["outputs"] = {name: fingerprint(array) for name, array in answer.outputs.items()}
+    return found
+
+
+def _gates(decisions: Decisions) -> list[Json]:
+    samples = [decisions.of(row) for row in range(len(decisions.scores))]
+    return [
+        {
+            "name": limits.name,
+            "threshold": number(limits.threshold),
+            "score": [number(sample[gate].score) for sample in samples],
+            "margin": [number(sample[gate].margin) for sample in samples],
+            "bypassed": [sample[gate].bypassed for sample in samples],
+            "reason": [sample[gate].reason for sample in samples],
+        }
+        for gate, limits in enumerate(decisions.limits)
+    ]
+
+
+def number(value: float) -> float | str:
+    """A number as JSON can hold it; `float` reads it back."""
+    return value if math.isfinite(value) else str(value)
+
+
+def encode(array: Array) -> Json:
+    """An array as JSON can hold it."""
+    data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "base64": data}
+
+
+def decode(raw: Mapping[str, Any]) -> Array:
+    """What `encode` wrote."""
+    return np.frombuffer(base64.b64decode(raw["base64"]), raw["dtype"]).reshape(raw["shape"])
+
+
+def fingerprint(array: Array) -> str:
+    """SHA-256 of an output's type, shape and bytes."""
+    head = f"{array.dtype}{array.shape}".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def read_log(path: Path) -> Iterator[Json]:
+    """The requests of one file, in order.
+
+    Raises:
+        InputError: ``log-unreadable`` or ``log-invalid``, with the line.
+    """
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for position, line in enumerate(lines, start=1):
+                yield _parsed(line, f"{path}:{position}")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        hint = "give a file that a DecisionLog has written"
+        raise InputError("log-unreadable", f"cannot read the log: {reason}", where=str(path), hint=hint) from error
+
+
+def _parsed(line: str, where: str) -> Json:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA or "gates" not in found:
+        hint = "give a file that a DecisionLog of this version has written"
+        raise InputError("log-invalid", "this line is no request of a decision log", where=where, hint=hint)
+    return found
