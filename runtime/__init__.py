@@ -13,15 +13,17 @@ if TYPE_CHECKING:
     from skipc.runtime.decisions import Decisions, GateDecision
     from skipc.runtime.deployed import Session
     from skipc.runtime.log import DecisionLog
+    from skipc.runtime.monitor import Monitor
 
 
-__all__ = ["Answer", "DecisionLog", "Decisions", "GateDecision", "Observer", "Session"]
+__all__ = ["Answer", "DecisionLog", "Decisions", "GateDecision", "Monitor", "Observer", "Session"]
 
 _HOMES = {
     "Answer": "answer",
     "DecisionLog": "log",
     "Decisions": "decisions",
     "GateDecision": "decisions",
+    "Monitor": "monitor",
     "Observer": "answer",
     "Session": "deployed",
 }
