@@ -211,6 +211,19 @@ def bench_command(**options: Any) -> None:
     _run(bench_verb, options)
 
 
+@cli.command("triton")
+@model_argument
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder of the repository.")
+@click.option("--name", help="Of the model in the repository.  [default: that of the file, dots as underscores]")
+@provider_option
+@output_options
+def triton_command(**options: Any) -> None:
+    """Write a model repository with MODEL for NVIDIA Triton's ONNX Runtime backend."""
+    from skipc.compiler.runtime_verbs import triton_verb
+
+    _run(triton_verb, options)
+
+
 def _run(verb: Command, options: dict[str, Any]) -> NoReturn:
     """Run a verb; print its result, or its error, and exit with its code."""
     quiet, verbose = options.pop("quiet"), options.pop("verbose")

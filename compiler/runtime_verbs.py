@@ -19,6 +19,7 @@ from skipc.compiler.explain import largest_difference, story_json, story_text, s
 from skipc.compiler.pipeline import Compiled
 from skipc.compiler.replay import replay
 from skipc.compiler.report import Json, details_json, page, rounded, table
+from skipc.compiler.serving import triton_repository
 from skipc.compiler.source import load_model
 from skipc.compiler.survey import Surveyed
 from skipc.passes.regions import Survey
@@ -190,3 +191,25 @@ def _plan_of(subject: Path) -> Plan:
         hint = "give a compiled file or its .plan.json"
         raise InputError("plan-unreadable", f"cannot read the plan: {reason}", where=str(subject), hint=hint) from error
     return plan_from_json(text, where=str(subject))
+
+
+def triton_verb(console: Console, *, model: Path, out: Path, name: str | None, provider: str) -> Result:
+    """``skipc triton``."""
+    source = load_model(model)
+    name = name or model.name.removesuffix(".onnx").replace(".", "_")
+    files = triton_repository(source.model, model.read_bytes(), name, gpu=provider == "cuda")
+    targets = {out / path: content for path, content in files.items()}
+    with console.stage("writing the repository"):
+        for target in targets:
+            _make_folder(target.parent)
+        write_all(targets)
+    text = f"wrote {out}: tritonserver --model-repository={out}"
+    return {"output": str(out), "name": name, "files": [str(target) for target in targets]}, text
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"cannot create the folder: {error.strerror or error}"
+        raise InputError("output-unwritable", what, where=str(path), hint="name another place with -o") from error

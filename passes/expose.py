@@ -38,9 +38,11 @@ class ExposeDecisions:
         """Return the copy with the two outputs."""
         model = copied(model)
         builder = Builder("skipc/decisions", opset_of(model))
-        scores = [_score(builder, region) for region in self.regions]
+        rows = _shared_rows(builder, self.regions)
+        scores = [_score(builder, region, shape) for region, shape in zip(self.regions, rows, strict=True)]
         builder.op("Concat", scores, output=names.SCORES, axis=1)
-        builder.op("Concat", [_decision(builder, region) for region in self.regions], output=names.DECISIONS, axis=1)
+        decisions = [_decision(builder, region, shape) for region, shape in zip(self.regions, rows, strict=True)]
+        builder.op("Concat", decisions, output=names.DECISIONS, axis=1)
         fragment = builder.fragment()
         model.graph.node.extend(fragment.nodes)
         model.graph.initializer.extend(fragment.initializers)
@@ -74,16 +76,29 @@ class AttachDecisions:
         return model
 
 
-def _score(builder: Builder, region: Region) -> str:
+def _shared_rows(builder: Builder, regions: Sequence[Region]) -> list[str]:
+    """The shape [batch, 1] for each region; regions whose batch axis has one name or extent share the nodes for it."""
+    known: dict[int | str, str] = {}
+    found = []
+    for region in regions:
+        batch = region.dims[0]
+        shape = known.get(batch) if batch is not None else None
+        found.append(shape or _rows(builder, region))
+        if batch is not None:
+            known[batch] = found[-1]
+    return found
+
+
+def _score(builder: Builder, region: Region, rows: str) -> str:
     """A gate's score without its negative, for each sample: float32 [batch, 1]."""
     first = builder.op("Gather", [names.score(region.name), builder.constant([0], np.int64)], axis=1)
-    return builder.op("Expand", [first, _rows(builder, region)])
+    return builder.op("Expand", [first, rows])
 
 
-def _decision(builder: Builder, region: Region) -> str:
+def _decision(builder: Builder, region: Region, rows: str) -> str:
     """A batch's one decision, for each of its samples: float32 [batch, 1]."""
     decided = builder.cast(names.gate(region.name), onnx.TensorProto.FLOAT)
-    return builder.op("Expand", [decided, _rows(builder, region)])
+    return builder.op("Expand", [decided, rows])
 
 
 def _rows(builder: Builder, region: Region) -> str:

@@ -87,10 +87,11 @@ class Decisions:
     def of(self, sample: int) -> tuple[GateDecision, ...]:
         """The decisions for one sample of the batch."""
         values = zip(self.limits, self.scores[sample].tolist(), self.bypassed[sample].tolist(), strict=True)
-        return tuple(_decision(limits, score, share) for limits, score, share in values)
+        return tuple(decide(limits, score, share) for limits, score, share in values)
 
 
-def _decision(limits: Limits, score: float, share: float) -> GateDecision:
+def decide(limits: Limits, score: float, share: float) -> GateDecision:
+    """A gate's decision for one sample, put into words: its score, and the share of its rows that was bypassed."""
     margin = limits.threshold - score
     return GateDecision(limits.name, score, limits.threshold, margin, share, _reason(limits, score, share))
 

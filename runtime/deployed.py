@@ -20,7 +20,7 @@ import numpy as np
 from skipc.runtime import names
 from skipc.runtime import session as opening
 from skipc.runtime.answer import Answer, Feeds, Observer
-from skipc.runtime.decisions import Decisions, Rows, limits_of
+from skipc.runtime.decisions import Decisions, Limits, Rows, limits_of
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Plan, plan_from_json
 from skipc.runtime.variants import BYPASS, Level, Variant
@@ -59,6 +59,7 @@ class Session:
         self._provider, self._threads, self._clock, self._observers = provider, threads, clock, tuple(observers)
         self._lock = threading.Lock()
         self._loaded: dict[Variant, opening.Session] = {}
+        self._limits: dict[Level, tuple[Limits, ...]] = {}
         self._bindings: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._own = self._load(Variant())
         self._plan = _plan(self._own, self._where)
@@ -176,7 +177,9 @@ class Session:
         """The one place that reads what a file says of its gates: shares bypassed and scores, [batch, gates] each."""
         if self._plan is None or not shown:
             return None
-        return Decisions(limits_of(self._plan, level), scores=shown[1], bypassed=shown[0])
+        if level not in self._limits:
+            self._limits[level] = limits_of(self._plan, level)
+        return Decisions(self._limits[level], scores=shown[1], bypassed=shown[0])
 
     def warm_up(self, batches: Iterable[Feeds]) -> tuple[str, ...]:
         """Run a few batches ahead of requests: the first run of a branch allocates, and on CUDA tunes convolutions.

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skipc.runtime.answer import Answer
-from skipc.runtime.decisions import Decisions
+from skipc.runtime.decisions import Decisions, Limits, decide
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Array
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 Json = dict[str, Any]
+Told = dict[tuple[Limits, tuple[float, ...]], str]
 
 
 class DecisionLog:
@@ -72,6 +73,7 @@ class DecisionLog:
         self._queue: queue.Queue[Answer | None] = queue.Queue(waiting)
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._told: Told = {}
         self._written = self._dropped = 0
         try:
             self._file = self._path.open("ab")
@@ -130,7 +132,7 @@ class DecisionLog:
     def _write(self, answer: Answer) -> None:
         if self._file.tell() >= self._max_bytes:
             self._rotate()
-        self._file.write(json.dumps(record(answer, self._dropped), allow_nan=False).encode() + b"\n")
+        self._file.write(line(answer, self._dropped, self._told).encode() + b"\n")
         if self._queue.empty():
             self._file.flush()
 
@@ -167,9 +169,21 @@ def _arrays(answer: Answer) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
     return answer.feeds, answer.outputs
 
 
-def record(answer: Answer, dropped: int) -> Json:
-    """A request as the log tells it."""
-    gates = [] if answer.decisions is None else _gates(answer.decisions)
+def line(answer: Answer, dropped: int, told: Told) -> str:
+    """A request as the log tells it.
+
+    Args:
+        answer: to the request.
+        dropped: see the top of this file.
+        told: JSON of gates that read nothing of their input, and need not be put into words again; added to.
+    """
+    gates = [] if answer.decisions is None else _gates(answer.decisions, told)
+    rest = json.dumps(_request(answer, dropped), allow_nan=False)
+    return f'{rest[:-1]}, "gates": [{", ".join(gates)}]}}'
+
+
+def _request(answer: Answer, dropped: int) -> Json:
+    """All but the gates."""
     found: Json = {
         "schema": SCHEMA,
         "request": answer.request,
@@ -180,7 +194,6 @@ def record(answer: Answer, dropped: int) -> Json:
         "rows": 0 if answer.decisions is None else len(answer.decisions.scores),
         "reference": answer.reference,
         "dropped": dropped,
-        "gates": gates,
     }
     if answer.feeds:
         found["inputs"] = {name: encode(np.asarray(array)) for name, array in answer.feeds.items()}
@@ -188,19 +201,28 @@ def record(answer: Answer, dropped: int) -> Json:
     return found
 
 
-def _gates(decisions: Decisions) -> list[Json]:
-    samples = [decisions.of(row) for row in range(len(decisions.scores))]
-    return [
-        {
-            "name": limits.name,
-            "threshold": number(limits.threshold),
-            "score": [number(sample[gate].score) for sample in samples],
-            "margin": [number(sample[gate].margin) for sample in samples],
-            "bypassed": [sample[gate].bypassed for sample in samples],
-            "reason": [sample[gate].reason for sample in samples],
-        }
-        for gate, limits in enumerate(decisions.limits)
-    ]
+def _gates(decisions: Decisions, told: Told) -> list[str]:
+    columns = zip(decisions.limits, decisions.scores.T.tolist(), decisions.bypassed.T.tolist(), strict=True)
+    return [_gate(limits, tuple(scores), tuple(shares), told) for limits, scores, shares in columns]
+
+
+def _gate(limits: Limits, scores: tuple[float, ...], shares: tuple[float, ...], told: Told) -> str:
+    key = (limits, shares)
+    if limits.constant and key in told:
+        return told[key]
+    samples = [decide(limits, score, share) for score, share in zip(scores, shares, strict=True)]
+    raw = {
+        "name": limits.name,
+        "threshold": number(limits.threshold),
+        "score": [number(sample.score) for sample in samples],
+        "margin": [number(sample.margin) for sample in samples],
+        "bypassed": [sample.bypassed for sample in samples],
+        "reason": [sample.reason for sample in samples],
+    }
+    text = json.dumps(raw, allow_nan=False)
+    if limits.constant:
+        told[key] = text
+    return text
 
 
 def number(value: float) -> float | str:

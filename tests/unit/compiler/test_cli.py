@@ -19,7 +19,7 @@ from skipc.compiler.settings import BYPASSES, GRANULARITIES, IMPACTS, Settings
 from skipc.runtime.errors import InputError, PromiseError
 
 HEAVY = ("numpy", "onnx", "onnxruntime", "onnx_graphsurgeon")
-VERBS = ("bench", "compile", "explain", "inspect", "report", "run", "verify")
+VERBS = ("bench", "compile", "explain", "inspect", "report", "run", "triton", "verify")
 
 
 def invoke(*words: str) -> Result:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skipc.runtime import Answer, DecisionLog, Session
+from skipc.runtime import DecisionLog, Session
 from skipc.runtime import log as logging
 from skipc.runtime.errors import InputError
 from skipc.runtime.log import decode, encode, fingerprint, number, read_log
@@ -101,14 +101,14 @@ def test_an_existing_log_is_continued(tmp_path: Path) -> None:
 def test_a_writer_that_is_behind_costs_lines_and_not_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The writer is held back until all requests have been answered: two wait, one is with the writer, the rest go."""
     answered, writing = threading.Event(), threading.Event()
-    real = logging.record
+    real = logging.line
 
-    def slow(answer: Answer, dropped: int) -> dict[str, Any]:
+    def slow(*request: Any) -> str:
         writing.set()
         assert answered.wait(60)
-        return real(answer, dropped)
+        return real(*request)
 
-    monkeypatch.setattr(logging, "record", slow)
+    monkeypatch.setattr(logging, "line", slow)
     with DecisionLog(tmp_path / "d.log", waiting=2) as log:
         session = Session(FILE, observers=[log])
         session.run(None, feeds(0))
