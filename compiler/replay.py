@@ -12,7 +12,7 @@ from skipc.compiler.report import Json
 from skipc.runtime.decisions import Decisions
 from skipc.runtime.deployed import Session
 from skipc.runtime.errors import InputError
-from skipc.runtime.log import decode, fingerprint
+from skipc.runtime.lines import decode, fingerprint
 
 SCORE_TOLERANCE = 1e-4
 """Of a score's size, or of 1 where it is smaller: another machine adds float32 numbers in another order. On the same

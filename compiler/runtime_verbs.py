@@ -27,7 +27,8 @@ from skipc.passes.stamp import plan_of
 from skipc.runtime.answer import Answer
 from skipc.runtime.deployed import Session
 from skipc.runtime.errors import InputError
-from skipc.runtime.log import DecisionLog, read_log
+from skipc.runtime.lines import read_log
+from skipc.runtime.log import DecisionLog
 from skipc.runtime.plan import Array, Plan, plan_from_json
 
 Result = tuple[Json, str]

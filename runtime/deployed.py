@@ -113,7 +113,8 @@ class Session:
         """As `onnxruntime.InferenceSession.run`: outputs in the order asked for, all of them for None."""
         wanted = list(output_names or self._own.outputs)
         if self._observers:
-            return list(self.answer(input_feed, wanted, run_options=run_options).outputs.values())
+            outputs = self.answer(input_feed, wanted, run_options=run_options).outputs
+            return [outputs[name] for name in wanted]
         found: list[Any] = self._serving.inference.run(wanted, input_feed, run_options)
         return found
 
@@ -135,7 +136,7 @@ class Session:
         """Run once and give the decisions too.
 
         Args:
-            feeds: inputs by name.
+            feeds: inputs by name; a file made with `--level-input` also takes the level of the request there.
             output_names: None for all.
             request: its identifier; empty for a random one.
             reference: what the caller knows it by, for the log.
@@ -143,6 +144,8 @@ class Session:
             run_options: `onnxruntime.RunOptions`.
         """
         in_force, engine = self._engine(level)
+        if names.LEVEL in feeds:
+            in_force = max(0, int(feeds[names.LEVEL]))
         wanted = list(dict.fromkeys(output_names or self._own.outputs))
         shown = [names.DECISIONS, names.SCORES] if self._plan and self._plan.blocks else []
         start = time.perf_counter()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -46,40 +45,25 @@ class Variant:
         import onnx
 
         model = onnx.ModelProto.FromString(data)
-        if self.level == BYPASS:
-            _open(model)
-        elif self.level is not None:
-            _set(model, names.LEVEL, np.array(self.level, np.int64))
+        tables = [item for item in model.graph.initializer if item.name in (names.THRESHOLDS, names.FLOORS)]
+        for item in model.graph.initializer:
+            array = self._replacement(item.name, tuple(item.dims))
+            if array is not None:
+                item.CopyFrom(onnx.numpy_helper.from_array(array, item.name))
         if self.decisions and all(item.name != names.DECISIONS for item in model.graph.output):
             model.MergeFromString(_part(model, where))
         if self.forcible:
-            _make_inputs(model, (names.THRESHOLDS, names.FLOORS))
+            types = [onnx.helper.make_tensor_value_info(item.name, item.data_type, item.dims) for item in tables]
+            model.graph.input.extend(types)
         changed: bytes = model.SerializeToString()
         return changed
 
-
-def _open(model: onnx.ModelProto) -> None:
-    from onnx import numpy_helper
-
-    for item in model.graph.initializer:
-        if item.name in (names.THRESHOLDS, names.FLOORS):
-            limit = np.inf if item.name == names.THRESHOLDS else -np.inf
-            item.CopyFrom(numpy_helper.from_array(np.full(tuple(item.dims), limit, np.float32), item.name))
-
-
-def _set(model: onnx.ModelProto, name: str, value: Array) -> None:
-    from onnx import numpy_helper
-
-    for item in model.graph.initializer:
-        if item.name == name:
-            item.CopyFrom(numpy_helper.from_array(value, name))
-
-
-def _make_inputs(model: onnx.ModelProto, wanted: Collection[str]) -> None:
-    from onnx import helper
-
-    tables = [item for item in model.graph.initializer if item.name in wanted]
-    model.graph.input.extend(helper.make_tensor_value_info(item.name, item.data_type, item.dims) for item in tables)
+    def _replacement(self, name: str, shape: tuple[int, ...]) -> Array | None:
+        """What an initializer becomes; None for those that stay."""
+        if self.level == BYPASS:
+            limits = {names.THRESHOLDS: np.inf, names.FLOORS: -np.inf}
+            return np.full(shape, limits[name], np.float32) if name in limits else None
+        return np.array(self.level, np.int64) if self.level is not None and name == names.LEVEL else None
 
 
 def _part(model: onnx.ModelProto, where: str) -> bytes:

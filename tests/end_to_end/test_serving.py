@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from skipc.runtime import Session
-from skipc.runtime.log import read_log
+from skipc.runtime.lines import read_log
 from tests.deployment import compiled, feeds
 
 pytest.importorskip("fastapi")

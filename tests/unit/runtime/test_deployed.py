@@ -10,11 +10,13 @@ import onnx
 import pytest
 
 import skipc.runtime
+from skipc.compiler.build import build, serialized
 from skipc.passes.stamp import SetLevel
 from skipc.runtime import Answer, Session, names
 from skipc.runtime.errors import InputError
 from skipc.runtime.session import is_equal
-from tests.deployment import compiled, feeds, original, parsed, plain, plan
+from tests.deployment import NETWORK, compiled, feeds, original, parsed, plain, plan
+from tests.gated import surveyed
 
 FILE = compiled()
 
@@ -144,6 +146,24 @@ def test_an_original_runs_too(tmp_path: Path) -> None:
     assert session.warm_up([feeds(0)]) == ()
     with pytest.raises(InputError, match="no level"):
         session.level = 1
+
+
+def test_an_output_may_be_asked_for_twice() -> None:
+    for session in (Session(FILE), Session(FILE, observers=[Watcher()])):
+        first, second = session.run(["y", "y"], feeds(0))
+        assert is_equal(first, second)
+
+
+@pytest.mark.parametrize(("given", "level"), [(0, 0), (2, 2), (-5, 0)])
+def test_the_level_may_be_an_input(given: int, level: int) -> None:
+    data = serialized(build(surveyed(NETWORK).model, plan(), level_input=True))
+    answer = Session(data).answer({**feeds(0), names.LEVEL: np.array(given)})
+    expected = Session(FILE).answer(feeds(0), level=level)
+    assert answer.level == level
+    assert is_equal(answer.outputs["y"], expected.outputs["y"])
+    assert answer.decisions is not None
+    assert expected.decisions is not None
+    assert answer.decisions.of(0) == expected.decisions.of(0)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from skipc.runtime import DecisionLog, Session
+from skipc.runtime import lines as lines_module
 from skipc.runtime import log as logging
 from skipc.runtime.errors import InputError
-from skipc.runtime.log import decode, encode, fingerprint, number, read_log
+from skipc.runtime.lines import decode, encode, fingerprint, number, read_log
 from tests.deployment import compiled, feeds, plan
 
 FILE = compiled()
@@ -101,7 +102,7 @@ def test_an_existing_log_is_continued(tmp_path: Path) -> None:
 def test_a_writer_that_is_behind_costs_lines_and_not_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The writer is held back until all requests have been answered: two wait, one is with the writer, the rest go."""
     answered, writing = threading.Event(), threading.Event()
-    real = logging.line
+    real = lines_module.line
 
     def slow(*request: Any) -> str:
         writing.set()
