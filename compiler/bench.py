@@ -15,7 +15,6 @@ from skipc.runtime.session import Session
 
 BUDGET_MS = 6000.0
 LEAST_ROUNDS, MOST_ROUNDS = 30, 150
-RUNS_A_BATCH = 3
 BATCHES_A_ROUND = 8
 
 
@@ -40,23 +39,25 @@ def compare(original: Session, compiled: Session, items: Sequence[Batch], *, rou
     Each round runs a handful of batches, drawn anew, through both models; a round's ratio is of their summed times, so
     that large inputs weigh as much as they cost. Zero rounds stands for as many as fit into a few seconds.
     """
+    once = 2 * sum(_pairs(original, compiled, items[:1], warm_up=True))
+    size = int(np.clip(BUDGET_MS / LEAST_ROUNDS / max(once, 1e-3), 1, BATCHES_A_ROUND))
     if rounds == 0:
-        once = sum(_pairs(original, compiled, items[:BATCHES_A_ROUND])) * BATCHES_A_ROUND * RUNS_A_BATCH
-        rounds = int(np.clip(BUDGET_MS / max(once, 1e-3), LEAST_ROUNDS, MOST_ROUNDS))
+        rounds = int(np.clip(BUDGET_MS / max(once * size, 1e-3), LEAST_ROUNDS, MOST_ROUNDS))
     slow, fast = np.zeros(rounds), np.zeros(rounds)
-    order = np.random.default_rng(0).permutation(max(rounds * BATCHES_A_ROUND, len(items))) % len(items)
+    order = np.random.default_rng(0).permutation(max(rounds * size, len(items))) % len(items)
     for row in range(rounds):
-        chosen = [items[i] for i in order[row * BATCHES_A_ROUND : (row + 1) * BATCHES_A_ROUND]]
+        chosen = [items[i] for i in order[row * size : (row + 1) * size]]
         slow[row], fast[row] = _pairs(original, compiled, chosen)
     return Bench(speedup_of(slow, fast), float(np.median(slow)), float(np.median(fast)))
 
 
-def _pairs(original: Session, compiled: Session, items: Sequence[Batch]) -> tuple[float, float]:
-    """Mean milliseconds a batch of both models, each batch run back to back in both."""
-    total = np.zeros(2)
-    for item in items:
-        total += np.median(interleaved([_run(original, item), _run(compiled, item)], RUNS_A_BATCH - 1), axis=0)
-    return float(total[0] / len(items)), float(total[1] / len(items))
+def _pairs(
+    original: Session, compiled: Session, items: Sequence[Batch], *, warm_up: bool = False
+) -> tuple[float, float]:
+    """Mean milliseconds a batch of both models on the same batches."""
+    runs = [run for item in items for run in (_run(original, item), _run(compiled, item))]
+    times = interleaved(runs, 1, warm_up=warm_up)[0].reshape(-1, 2).mean(axis=0)
+    return float(times[0]), float(times[1])
 
 
 def _run(session: Session, item: Batch) -> Run:

@@ -9,9 +9,10 @@ import onnx
 
 from skipc.passes.base import GraphPass, run_passes
 from skipc.passes.expose import AttachDecisions, ExposeDecisions
-from skipc.passes.inject import InjectGates, LevelWindow, ReplaceRegions
+from skipc.passes.inject import InjectGates, ReplaceRegions
 from skipc.passes.normalize import Normalize
 from skipc.passes.stamp import StampPlan
+from skipc.passes.window import LevelWindow
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Block, Plan
 
@@ -32,8 +33,7 @@ def build(model: onnx.ModelProto, plan: Plan, *, decisions: bool = False, level_
     """
     floors = tuple(block.gate.floor for block in plan.blocks)
     window = LevelWindow(plan.thresholds, floors, plan.level, as_input=level_input)
-    regions = tuple(block.region for block in plan.blocks)
-    shown: GraphPass = ExposeDecisions(regions) if decisions else AttachDecisions(regions)
+    shown: GraphPass = ExposeDecisions(plan.blocks) if decisions else AttachDecisions(plan.blocks)
     return run_passes(model, [InjectGates(plan.blocks, window), shown, StampPlan(plan)])
 
 

@@ -26,8 +26,6 @@ ABLATION_UNITS = 150
 LAYER_KINDS = ("identity", "linear")
 """What may stand in for a whole layer; what lies between the two is hardly ever worth its measuring there."""
 
-TIMED_BATCHES = 4
-
 
 @dataclass(frozen=True)
 class Impact:
@@ -94,7 +92,7 @@ def measure_candidates(
     surveyed: Surveyed, original: Session, studied: Studied, judged: Judged, loss: Loss, settings: Settings
 ) -> Candidates:
     """Ablate and time every region on every kind of bypass asked for."""
-    few = judged.first(max(1, ABLATION_UNITS // settings.batch_size))
+    few = judged.first(ABLATION_UNITS)
     options: list[Option] = []
     original_ms: list[float] = []
     for blocks in _rungs(surveyed, studied, settings):
@@ -130,9 +128,9 @@ def _measure(
     surveyed: Surveyed, original: Session, blocks: Sequence[Block], judged: Judged, loss: Loss, settings: Settings
 ) -> tuple[list[Option], Costs]:
     session = instrument(surveyed.model, blocks)
-    losses = ablate(session, len(blocks), judged, loss)[0].mean(axis=1)
+    losses = ablate(session, judged, loss)[0].mean(axis=1)
     timed = session if is_plain(settings) else instrument_for(surveyed.model, blocks, settings)
-    costs = measure_costs(original, timed, len(blocks), typical(judged.items, TIMED_BATCHES))
+    costs = measure_costs(original, timed, typical(judged.items))
     rows = zip(blocks, losses, costs.saved, strict=True)
     return [Option(block.region, block.bypass, float(lost), float(saved)) for block, lost, saved in rows], costs
 

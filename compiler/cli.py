@@ -24,7 +24,7 @@ EXIT_INTERRUPTED = 130
 # The same as in `settings`, which takes long to import; a test compares them.
 BYPASSES = ("auto", "identity", "affine", "low-rank", "linear", "narrow")
 IMPACTS = ("ablation", "activation")
-GRANULARITIES = ("auto", "batch")
+GRANULARITIES = ("auto", "batch", "sample", "token")
 
 
 def output_options(command: Command) -> Command:
@@ -101,6 +101,7 @@ def cli() -> None:
 )
 @click.option("--confidence", type=click.FloatRange(0, 1, True, True), default=0.95, show_default=True)
 @click.option("--granularity", type=click.Choice(GRANULARITIES), default="auto", show_default=True)
+@click.option("--mask", default="auto", show_default=True, help="Input that tells padding; or none.")
 @click.option("--bypass", type=click.Choice(BYPASSES), default="auto", show_default=True)
 @click.option("--impact", type=click.Choice(IMPACTS), default="ablation", show_default=True)
 @provider_option

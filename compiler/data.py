@@ -11,12 +11,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipc.compiler.data_batches import batches
+from skipc.compiler.data_batches import batches, padding_mask
 from skipc.compiler.data_types import Batch, Dataset, InputSpec, input_specs
 from skipc.compiler.loaders import load_dataset
 from skipc.runtime.errors import InputError
 
-__all__ = ["Batch", "Dataset", "InputSpec", "batches", "input_specs", "load_dataset", "split", "synthetic"]
+__all__ = [
+    "Batch",
+    "Dataset",
+    "InputSpec",
+    "batches",
+    "input_specs",
+    "load_dataset",
+    "padding_mask",
+    "split",
+    "synthetic",
+]
 
 ROUNDING = 1e-9
 """Shares such as 0.7 + 0.2 + 0.1 miss 1 by a few units in the last place of a float64; this is far above that."""

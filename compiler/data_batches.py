@@ -23,7 +23,7 @@ def batches(data: Dataset, batch_size: int, inputs: Sequence[InputSpec]) -> tupl
     size = _samples_together(batch_size, inputs)
     runs = _runs(data, size, inputs)
     feeds = [_joined([data.samples[index] for index in run], inputs) for run in runs]
-    mask = _padding_mask(feeds, inputs)
+    mask = padding_mask(feeds, inputs)
     return tuple(_batch(run, feed, mask, inputs) for run, feed in zip(runs, feeds, strict=True))
 
 
@@ -98,7 +98,7 @@ def _address(array: NDArray[Any]) -> int:
     return address
 
 
-def _padding_mask(feeds: Sequence[Arrays], inputs: Sequence[InputSpec]) -> InputSpec | None:
+def padding_mask(feeds: Sequence[Arrays], inputs: Sequence[InputSpec]) -> InputSpec | None:
     """The first input that is a padding mask in every batch; ``attention_mask`` goes before all others."""
     named = [spec for spec in inputs if len(spec.shape) == 2 and "mask" in spec.name.lower()]
     named.sort(key=lambda spec: spec.name != "attention_mask")

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skipc.compiler.bench import compare
 from skipc.compiler.calibrate import p_value
-from skipc.compiler.candidates import TIMED_BATCHES
 from skipc.compiler.certify import Claim
+from skipc.compiler.data import Batch
 from skipc.compiler.fit import GateFit, fit_gate
-from skipc.compiler.impact import ablate, instrument, instrument_for, measure_costs, typical, ungated
+from skipc.compiler.granularity import Choice, choose_granularity
+from skipc.compiler.impact import (
+    TIMING_BUDGET_MS,
+    ablate,
+    instrument,
+    instrument_for,
+    measure_costs,
+    typical,
+    ungated,
+)
 from skipc.compiler.moments import Observed
 from skipc.compiler.options import Option
-from skipc.compiler.planner import Offer, Step, Trial, best_path
-from skipc.compiler.running import Judged, run_gated, shut
+from skipc.compiler.planner import ALWAYS, NEVER, Offer, Step, Trial, best_path, threshold_at
+from skipc.compiler.running import Instrumented, Judged, run_gated, shut
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
-from skipc.runtime.plan import Block
-from skipc.runtime.session import Session
+from skipc.compiler.token_fit import Rows, observe_tokens
+from skipc.passes.base import run_passes
+from skipc.passes.gate import decides_by_row, is_by_token
+from skipc.passes.inject import InjectGates
+from skipc.passes.window import LevelWindow
+from skipc.runtime.plan import Block, Gate
+from skipc.runtime.session import Session, open_session
 
 PATH_UNITS = {True: 1000, False: 300}
 """Units of *fit* that steps are tried on, for binary losses and for others: rare errors need more to be seen."""
@@ -40,34 +56,74 @@ class Gated:
         blocks: in graph order.
         fits: how well each gate predicts.
         path: configurations from gentle to bold; thresholds by block.
-        session: the instrumented model of these blocks.
+        model: the instrumented model of these blocks.
     """
 
     blocks: tuple[Block, ...]
     fits: tuple[GateFit, ...]
     path: tuple[Step, ...]
-    session: Session
+    model: Instrumented
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What gates are fitted on.
+
+    Attributes:
+        observed: activations, by region name.
+        judged: the data, in batches of the size that is decided for.
+        single: the same samples one by one.
+        joined: some of them in batches of several, to prove that rows are independent.
+        mask: graph input that tells padding; empty where there is none.
+    """
+
+    observed: Mapping[str, Observed]
+    judged: Judged
+    single: tuple[Batch, ...]
+    joined: tuple[Batch, ...]
+    mask: str
 
 
 def gate_options(
     surveyed: Surveyed,
     original: Session,
     options: Sequence[Option],
-    observed: Mapping[str, Observed],
-    judged: Judged,
+    evidence: Evidence,
     claim: Claim,
     settings: Settings,
 ) -> Gated:
     """Fit a gate for each option, lay the path on *fit*, and drop the gates that it never opens within the limit."""
-    plain = [ungated(option.region, option.bypass) for option in options]
-    session = instrument(surveyed.model, plain)
-    losses, smooth = ablate(session, len(plain), judged, claim.loss)
-    pooled = [_by_unit(observed[option.region.name].pooled, judged) for option in options]
-    fits = [fit_gate(features, impact) for features, impact in zip(pooled, smooth, strict=True)]
+    judged = evidence.judged
+    choices = choose_granularity(surveyed, options, judged.items, evidence.joined, settings)
+    plain = [_unfitted(surveyed, option, choices[option.region.name], evidence.mask) for option in options]
+    losses, smooth = ablate(instrument(surveyed.model, plain), judged, claim.loss)
+    by_token = [block for block in plain if is_by_token(block.gate)]
+    tokens = observe_tokens(surveyed.model, by_token, evidence.single, settings.seed)
+    fits = [_fitted(block, evidence, tokens, impact) for block, impact in zip(plain, smooth, strict=True)]
     blocks = [replace(block, gate=fit.gate) for block, fit in zip(plain, fits, strict=True)]
     whole = _with_path(surveyed, original, blocks, fits, (losses, smooth), judged, claim, settings)
     useful = _useful(whole.path, settings.risk)
     return _only(surveyed, whole, useful, settings.risk) if useful and len(useful) < len(blocks) else whole
+
+
+def _unfitted(surveyed: Surveyed, option: Option, choice: Choice, mask: str) -> Block:
+    """A block whose gate has its form and knows nothing yet."""
+    region = option.region
+    known = surveyed.types.get(mask)
+    masked = known is not None and len(region.dims) == 3 and region.channel_axis == 2 and known.dims == region.dims[:2]
+    block = ungated(region, option.bypass)
+    pooling = "none" if choice.granularity == "token" else "mean"
+    gate = replace(block.gate, granularity=choice.granularity, pooling=pooling, mask=mask if masked else "")
+    return replace(block, gate=gate, granularity_reason=choice.reason)
+
+
+def _fitted(block: Block, evidence: Evidence, tokens: Mapping[str, Rows], impact: NDArray[np.float64]) -> GateFit:
+    if is_by_token(block.gate):
+        fit = fit_gate(*tokens[block.region.name])
+    else:
+        fit = fit_gate(_by_unit(evidence.observed[block.region.name].pooled, evidence.judged), impact)
+    gate = replace(block.gate, weight=fit.gate.weight, bias=fit.gate.bias, floor=fit.gate.floor)
+    return replace(fit, gate=gate)
 
 
 def _only(surveyed: Surveyed, whole: Gated, gates: Sequence[int], limit: float) -> Gated:
@@ -87,9 +143,9 @@ def _only(surveyed: Surveyed, whole: Gated, gates: Sequence[int], limit: float) 
 
 def _by_unit(pooled: NDArray[np.float32], judged: Judged) -> NDArray[np.float32]:
     """Pooled entry values, averaged over the samples of each unit."""
-    ends = np.cumsum([len(item.indices) for item in judged.items])
-    if len(pooled) == len(ends):
+    if len(pooled) == judged.units:
         return pooled
+    ends = np.cumsum([len(item.indices) for item in judged.items])
     return np.stack([part.mean(axis=0) for part in np.split(pooled, ends[:-1])])
 
 
@@ -103,8 +159,15 @@ def _with_path(
     claim: Claim,
     settings: Settings,
 ) -> Gated:
+    scores = run_gated(instrument(surveyed.model, blocks), shut(len(blocks)), judged, claim.loss).scores
+    halves = {
+        gate: threshold_at(scores[gate], 0.5)
+        for gate, block in enumerate(blocks)
+        if is_by_token(block.gate) or (decides_by_row(block.gate) and settings.batch_size > 1)
+    }
     timed = instrument_for(surveyed.model, blocks, settings)
-    costs = measure_costs(original, timed, len(blocks), typical(judged.items, TIMED_BATCHES))
+    items = typical(judged.items)
+    costs = measure_costs(original, timed, items, halves, 2 * TIMING_BUDGET_MS)
     measured = tuple(
         replace(
             block,
@@ -114,18 +177,48 @@ def _with_path(
         )
         for gate, (block, saved) in enumerate(zip(blocks, costs.saved, strict=True))
     )
-    session = instrument(surveyed.model, measured)
-    scores = run_gated(session, shut(len(blocks)), judged, claim.loss).unit_scores
+    model = instrument(surveyed.model, measured)
     few = judged.first(PATH_UNITS[claim.loss.binary])
-    offer = Offer(scores.T.astype(np.float64), losses[1], costs.saved, costs.gate)
+    weights = [_by_row(block, *pair) for block, *pair in zip(measured, scores, losses[1], strict=True)]
+    offer = Offer([item.astype(np.float64) for item in scores], weights, costs.saved, costs.split, costs.gate)
     trial = Trial(
-        run=lambda window: run_gated(session, window, few, claim.loss),
-        p_value=lambda losses: p_value(np.resize(losses, len(judged.items)), claim.limit, claim.binary),
+        run=lambda window: run_gated(model, window, few, claim.loss),
+        p_value=lambda losses: p_value(np.resize(losses, judged.units), claim.limit, claim.binary),
         floors=tuple(block.gate.floor for block in measured),
         limit=claim.limit,
     )
-    path = best_path(offer, trial, 1.0 - claim.confidence)
-    return Gated(measured, tuple(fits), path, session)
+    path = best_path(offer, trial, 1.0 - claim.confidence, _speed(surveyed, original, measured, judged, settings))
+    return Gated(measured, tuple(fits), path, model)
+
+
+def _by_row(block: Block, scores: NDArray[np.float32], losses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A block's losses by what its gate decides on: of units, or their mean laid on tokens as their scores say."""
+    if not is_by_token(block.gate):
+        return losses
+    errors = np.exp(scores.astype(np.float64) - float(scores.max()))
+    return np.asarray(errors / errors.mean() * float(losses.mean()))
+
+
+def _speed(
+    surveyed: Surveyed, original: Session, blocks: Sequence[Block], judged: Judged, settings: Settings
+) -> Callable[[Step], float]:
+    """How many times faster than the original a configuration is, built as it would be shipped."""
+
+    def speed_of(step: Step) -> float:
+        chosen = [(block, limit) for block, limit in zip(blocks, step.thresholds, strict=True) if limit > NEVER]
+        frozen = tuple(without_gate(block) if limit == ALWAYS else block for block, limit in chosen)
+        window = LevelWindow((tuple(limit for _, limit in chosen),), tuple(block.gate.floor for block in frozen), 0)
+        model = run_passes(surveyed.model, [InjectGates(frozen, window)])
+        built = open_session(model.SerializeToString(), provider=settings.provider, threads=settings.threads)
+        return compare(original, built, judged.items).speedup.median
+
+    return speed_of
+
+
+def without_gate(block: Block) -> Block:
+    """The block as it stands in a file that bypasses it always."""
+    none = Gate("constant", np.zeros(0, np.float32), 0.0, floor=-math.inf)
+    return replace(block, gate=none)
 
 
 def _useful(path: Sequence[Step], limit: float) -> list[int]:

@@ -12,26 +12,31 @@ from numpy.typing import NDArray
 from skipc.compiler.data import Batch
 from skipc.compiler.latency import Run, interleaved
 from skipc.compiler.loss import Loss
-from skipc.compiler.running import Judged, Window, opened, run_gated, shut
+from skipc.compiler.running import Instrumented, Judged, Window, opened, run_gated, shut
 from skipc.compiler.settings import Settings
 from skipc.passes.base import run_passes
-from skipc.passes.expose import ExposeDecisions
-from skipc.passes.inject import InjectGates, InputWindow
+from skipc.passes.expose import ExposeDecisions, with_outputs
+from skipc.passes.gate import is_by_token
+from skipc.passes.inject import InjectGates
+from skipc.passes.window import InputWindow
 from skipc.runtime import names
 from skipc.runtime.plan import Array, Block, Bypass, Gate, Region
 from skipc.runtime.session import Session, open_session
 
 
-def instrument(model: onnx.ModelProto, blocks: Sequence[Block]) -> Session:
+def instrument(model: onnx.ModelProto, blocks: Sequence[Block]) -> Instrumented:
     """The instrumented model: every block behind its `If`, thresholds as an input, decisions and scores as outputs."""
     return instrument_for(model, blocks, Settings())
 
 
-def instrument_for(model: onnx.ModelProto, blocks: Sequence[Block], settings: Settings) -> Session:
+def instrument_for(model: onnx.ModelProto, blocks: Sequence[Block], settings: Settings) -> Instrumented:
     """The instrumented model, opened as the deployed one will be."""
-    regions = tuple(block.region for block in blocks)
-    gated = run_passes(model, [InjectGates(tuple(blocks), InputWindow()), ExposeDecisions(regions)])
-    return open_session(gated.SerializeToString(), provider=settings.provider, threads=settings.threads)
+    blocks = tuple(blocks)
+    gated = run_passes(model, [InjectGates(blocks, InputWindow()), ExposeDecisions(blocks)])
+    tokens = [names.score(block.region.name) for block in blocks if is_by_token(block.gate)]
+    shown = with_outputs(gated, tokens) if tokens else gated
+    session = open_session(shown.SerializeToString(), provider=settings.provider, threads=settings.threads)
+    return Instrumented(session, blocks)
 
 
 def is_plain(settings: Settings) -> bool:
@@ -45,14 +50,15 @@ def ungated(region: Region, bypass: Bypass) -> Block:
     return Block(region, bypass, Gate("mean", np.zeros(region.channels, np.float32), 0.0, floor=-np.inf))
 
 
-def ablate(session: Session, gates: int, judged: Judged, loss: Loss) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def ablate(model: Instrumented, judged: Judged, loss: Loss) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Losses of bypassing each block alone, for every input, and the same by the smooth proxy: [gates, units] each."""
-    each = [run_gated(session, opened(gates, [gate]), judged, loss) for gate in range(gates)]
+    each = [run_gated(model, opened(model.gates, [gate]), judged, loss) for gate in range(model.gates)]
     return np.stack([outcome.losses for outcome in each]), np.stack([outcome.smooth for outcome in each])
 
 
 TIMING_BUDGET_MS = 2500.0
-LEAST_ROUNDS, MOST_ROUNDS = 12, 100
+TIMED_BATCHES = 4
+LEAST_ROUNDS, MOST_ROUNDS = 4, 100
 
 
 @dataclass(frozen=True)
@@ -63,27 +69,60 @@ class Costs:
         original: of the original.
         all_shut: of the instrumented model when nothing is bypassed.
         saved: by bypassing each block alone, [gates].
+        split: what it costs to run a block for some rows beside the share of `saved` that this gives, [gates]; zero
+            for gates that decide on whole batches.
         gate: what one gate costs at least, zero where it cannot be told from noise.
     """
 
     original: float
     all_shut: float
     saved: NDArray[np.float64]
+    split: NDArray[np.float64]
     gate: float
 
 
-def measure_costs(original: Session, session: Session, gates: int, items: Sequence[Batch]) -> Costs:
+def measure_costs(
+    original: Session,
+    model: Instrumented,
+    items: Sequence[Batch],
+    halves: Mapping[int, float] | None = None,
+    budget_ms: float = TIMING_BUDGET_MS,
+) -> Costs:
     """Time the original, the instrumented model with every gate shut, and with one gate open at a time.
 
     What else runs on the machine only ever adds time, so the lower quartile over many interleaved rounds is compared.
+
+    Args:
+        original: to compare with.
+        model: whose gates are timed.
+        items: to run.
+        halves: for gates that decide row by row, a threshold that about half of the rows stay below.
+        budget_ms: that timing may take, where a handful of rounds fits into it.
     """
+    gates, halves = model.gates, halves or {}
     windows = [shut(gates), *(opened(gates, [gate]) for gate in range(gates))]
-    runs = [_run(original, items, None), *(_run(session, items, window) for window in windows)]
-    trial = interleaved(runs, 2).min(axis=0).sum()
-    rounds = int(np.clip(TIMING_BUDGET_MS / max(trial, 1e-3), LEAST_ROUNDS, MOST_ROUNDS))
-    times = np.quantile(interleaved(runs, rounds) / len(items), 0.25, axis=0)
-    saved = np.clip(times[1] - times[2:], 0.0, times[0])
-    return Costs(float(times[0]), float(times[1]), saved, max(0.0, float(times[1] - times[0])) / max(1, gates))
+    windows += [_half_open(gates, gate, threshold) for gate, threshold in halves.items()]
+    runs = [_run(model.session, items, window) for window in windows]
+    pair = _lower_quartile([_run(original, items, None), runs[0]], budget_ms / len(runs), rivals=True) / len(items)
+    times = _lower_quartile(runs, budget_ms, rivals=False) / len(items)
+    saved = np.clip(times[0] - times[1 : 1 + gates], 0.0, pair[0])
+    split = np.zeros(gates)
+    for gate, half in zip(halves, times[1 + gates :], strict=True):
+        split[gate] = max(0.0, saved[gate] / 2 - (times[0] - half))
+    return Costs(float(pair[0]), float(pair[1]), saved, split, max(0.0, float(pair[1] - pair[0])) / max(1, gates))
+
+
+def _lower_quartile(runs: Sequence[Run], budget_ms: float, *, rivals: bool) -> NDArray[np.float64]:
+    """Of each run's times, milliseconds [runs], over as many rounds as fit into the budget."""
+    once = interleaved(runs, 1, rivals=rivals, warm_up=False).sum() * (2 if rivals else 1)
+    rounds = int(np.clip(budget_ms / max(float(once), 1e-3), LEAST_ROUNDS, MOST_ROUNDS))
+    return np.asarray(np.quantile(interleaved(runs, rounds, rivals=rivals, warm_up=False), 0.25, axis=0))
+
+
+def _half_open(gates: int, gate: int, threshold: float) -> Window:
+    window = shut(gates)
+    window[:, gate] = threshold, np.inf
+    return window
 
 
 def time_shares(model: onnx.ModelProto, regions: Sequence[Region], feeds: Mapping[str, Array]) -> dict[str, float]:
@@ -98,7 +137,7 @@ def time_shares(model: onnx.ModelProto, regions: Sequence[Region], feeds: Mappin
     if not blocks:
         return {}
     batch = Batch(feeds, (0,), None)
-    costs = measure_costs(open_session(model.SerializeToString()), instrument(model, blocks), len(blocks), [batch])
+    costs = measure_costs(open_session(model.SerializeToString()), instrument(model, blocks), [batch])
     return {region.name: float(saved / costs.original) for region, saved in zip(regions, costs.saved, strict=True)}
 
 
@@ -113,8 +152,9 @@ def _run(session: Session, items: Sequence[Batch], window: Window | None) -> Run
     return run
 
 
-def typical(items: Sequence[Batch], count: int) -> tuple[Batch, ...]:
+def typical(items: Sequence[Batch]) -> tuple[Batch, ...]:
     """A few batches that span the sizes in the data, from small to large, each standing for as many samples."""
+    count = TIMED_BATCHES if len(items[0].indices) == 1 else TIMED_BATCHES // 2
     by_size = sorted(items, key=lambda item: sum(array.size for array in item.feeds.values()))
     places = (np.arange(count) + 0.5) / count * len(by_size)
     return tuple(by_size[int(place)] for place in places)

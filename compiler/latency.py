@@ -15,17 +15,34 @@ Clock = Callable[[], float]
 Run = Callable[[], object]
 
 
-def interleaved(runs: Sequence[Run], rounds: int, clock: Clock = time.perf_counter) -> NDArray[np.float64]:
-    """Time each run once a round, the order turning from round to round; milliseconds [rounds, runs].
+def interleaved(
+    runs: Sequence[Run],
+    rounds: int,
+    clock: Clock = time.perf_counter,
+    *,
+    rivals: bool = True,
+    warm_up: bool = True,
+) -> NDArray[np.float64]:
+    """Time each run once a round, in an order drawn anew for each round; milliseconds [rounds, runs].
 
-    One round to warm up is not counted: the first run of a branch allocates and picks its kernels.
+    Args:
+        runs: to time.
+        rounds: at least one.
+        clock: to read.
+        rivals: whether the runs are of different models. Each timed run then follows one of its own that is not timed:
+            a deployed model finds its own weights in the caches, and not those of its rival.
+        warm_up: whether one round that is not counted comes first, since the first run of a branch allocates and picks
+            its kernels.
     """
-    for run in runs:
-        run()
+    if warm_up:
+        for run in runs:
+            run()
     times = np.zeros((rounds, len(runs)))
+    random = np.random.default_rng(0)
     for row in range(rounds):
-        for step in range(len(runs)):
-            which = (row + step) % len(runs)
+        for which in random.permutation(len(runs)):
+            if rivals:
+                runs[which]()
             start = clock()
             runs[which]()
             times[row, which] = (clock() - start) * 1e3

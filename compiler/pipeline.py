@@ -18,9 +18,9 @@ from skipc.compiler.build import build, versions
 from skipc.compiler.candidates import Candidates, measure_candidates, study
 from skipc.compiler.certify import Claim, certify, require_enough
 from skipc.compiler.console import Console
-from skipc.compiler.data import Batch, Dataset, batches, split
+from skipc.compiler.data import Batch, Dataset, batches, padding_mask, split
 from skipc.compiler.fit import GateFit
-from skipc.compiler.gating import Gated, gate_options
+from skipc.compiler.gating import Evidence, Gated, gate_options, without_gate
 from skipc.compiler.impact import instrument, ungated
 from skipc.compiler.loss import Loss, Losses, resolve_loss
 from skipc.compiler.planner import ALWAYS, NEVER, Step, levels_of, window_of
@@ -35,11 +35,14 @@ from skipc.compiler.verify import Verification, gates_shut_equality, verificatio
 from skipc.passes.expose import ExposeDecisions
 from skipc.runtime import names
 from skipc.runtime.errors import InputError, PromiseError
-from skipc.runtime.plan import Block, Bypass, Certificate, Gate, Plan
+from skipc.runtime.plan import Block, Bypass, Certificate, Plan
 from skipc.runtime.session import Session, open_session
 
 SHARES = (0.4, 0.4, 0.2)
 """Of every data set: fit, calibrate, test."""
+
+JOINED = 4
+"""Samples in a batch on which the independence of rows is proved."""
 
 LEVELS = 4
 """Certified configurations that the file keeps, beside level 0."""
@@ -47,10 +50,11 @@ LEVELS = 4
 
 @dataclass(frozen=True)
 class Splits:
-    """The data, split once: one judged part of each data set."""
+    """The data, split once: one judged part of each data set; *fit* also sample by sample, and some of it joined."""
 
     fit: Judged
-    plain_fit: tuple[Batch, ...]
+    single_fit: tuple[Batch, ...]
+    joined_fit: tuple[Batch, ...]
     calibrate: tuple[Judged, ...]
     test: tuple[Judged, ...]
 
@@ -134,19 +138,20 @@ def _compile_model(source: Source, data: Sequence[Dataset], settings: Settings, 
     with console.stage("running the original on the data"):
         splits, claim = _split_and_judge(surveyed, original, data, settings)
     with console.stage("observing activations"):
-        studied = study(surveyed, splits.plain_fit, settings)
+        studied = study(surveyed, splits.single_fit, settings)
     with console.stage("measuring the impact and cost of every region"):
         candidates = measure_candidates(surveyed, original, studied, splits.fit, claim.loss, settings)
     _require_candidates(candidates)
     with console.stage("fitting gates and laying the path"):
-        seen = studied.activations
-        gated = gate_options(surveyed, original, candidates.chosen, seen, splits.fit, claim, settings)
+        mask = _mask(surveyed, splits, settings)
+        evidence = Evidence(studied.activations, splits.fit, splits.single_fit, splits.joined_fit, mask)
+        gated = gate_options(surveyed, original, candidates.chosen, evidence, claim, settings)
     with console.stage("certifying"):
         levels = _certified_levels(gated, splits, claim)
     with console.stage("building and verifying"):
         found = len(surveyed.survey.blocks)
         plan = _plan(source, data, gated, levels, splits, claim, settings, found)
-        plan = with_references(plan, surveyed.model, splits.fit, splits.calibrate, claim.loss)
+        plan = with_references(plan, surveyed.model, splits.fit, splits.calibrate)
         model = build(surveyed.model, plan, decisions=settings.decisions, level_input=settings.level_input)
         static = _static(surveyed, candidates, splits, claim)
         measured = _measure(surveyed, original, model, plan, static, data, splits, claim)
@@ -200,16 +205,41 @@ def _split_and_judge(
 ) -> tuple[Splits, Claim]:
     output = _output(original, settings)
     parts = [_parts(dataset, settings.seed) for dataset in data]
-    judged = [[judge(original, part, surveyed.inputs, settings.batch_size, output) for part in row] for row in parts]
+    size, by_batch = settings.batch_size, settings.granularity == "batch"
+    judged = [
+        [judge(original, part, surveyed.inputs, size, output, by_batch=by_batch) for part in row] for row in parts
+    ]
     labels = data[0].labels
     loss = resolve_loss(settings.loss, judged[0][0].references[0], labels)
-    per_sample = settings.batch_size == 1 and all(len(item.indices) == 1 for item in judged[0][1].items)
+    fits, calibrations, tests = zip(*judged, strict=True)
+    per_sample = calibrations[0].units == calibrations[0].samples == sum(map(len, calibrations[0].references))
     claim = Claim(loss, output, settings.risk, settings.confidence, loss.binary and per_sample)
-    for dataset, row in zip(data, judged, strict=True):
-        require_enough(claim, len(row[1].items), SHARES[1], settings.batch_size, where=dataset.name)
-    plain = tuple(item for row in parts for item in batches(row[0], 1, surveyed.inputs))
-    fit = _joined([row[0] for row in judged])
-    return Splits(fit, plain, tuple(row[1] for row in judged), tuple(row[2] for row in judged)), claim
+    for dataset, part in zip(data, calibrations, strict=True):
+        require_enough(claim, part.units, SHARES[1], size if by_batch else 1, where=dataset.name)
+    single = tuple(item for row in parts for item in batches(row[0], 1, surveyed.inputs))
+    return Splits(_joined(fits), single, _several(parts[0][0], surveyed), calibrations, tests), claim
+
+
+def _several(part: Dataset, surveyed: Surveyed) -> tuple[Batch, ...]:
+    """A few batches of several samples; none where the samples or the model stand alone."""
+    if any(spec.fixed_batch for spec in surveyed.inputs):
+        return ()
+    found = batches(part.subset(range(min(len(part), 4 * JOINED))), JOINED, surveyed.inputs)
+    return tuple(item for item in found if len(item.indices) > 1)[:2]
+
+
+def _mask(surveyed: Surveyed, splits: Splits, settings: Settings) -> str:
+    """The input that tells padding; empty where there is none."""
+    if settings.mask == "none":
+        return ""
+    if settings.mask == "auto":
+        found = padding_mask([item.feeds for item in splits.fit.items], surveyed.inputs)
+        return found.name if found else ""
+    fitting = [spec.name for spec in surveyed.inputs if len(spec.shape) == 2]
+    if settings.mask not in fitting:
+        hint = f"inputs [batch, sequence] are: {', '.join(fitting) or 'none'}"
+        raise InputError("mask-unknown", f"{settings.mask!r} can be no mask", where="--mask", hint=hint)
+    return settings.mask
 
 
 def _output(original: Session, settings: Settings) -> str:
@@ -230,7 +260,7 @@ def _joined(parts: Sequence[Judged]) -> Judged:
     triples = [row for part in parts for row in zip(part.items, part.references, part.labels, strict=True)]
     order = np.random.default_rng(0).permutation(len(triples)) if len(parts) > 1 else np.arange(len(triples))
     items, references, labels = zip(*(triples[i] for i in order), strict=True)
-    return Judged(items, references, labels, parts[0].output)
+    return Judged(items, references, labels, parts[0].output, parts[0].by_batch)
 
 
 def _certified_levels(gated: Gated, splits: Splits, claim: Claim) -> Levels:
@@ -243,7 +273,7 @@ def _certified_levels(gated: Gated, splits: Splits, claim: Claim) -> Levels:
 
     def losses(step: Step, data: Sequence[Judged]) -> list[Losses]:
         window = window_of(step.thresholds, [block.gate.floor for block in gated.blocks])
-        return [run_gated(gated.session, window, judged, claim.loss).losses for judged in data]
+        return [run_gated(gated.model, window, judged, claim.loss).losses for judged in data]
 
     certificates = certify([partial(losses, step, splits.calibrate) for step in gated.path], claim)
     if not certificates:
@@ -272,21 +302,16 @@ def _plan(
 ) -> Plan:
     in_force = levels.steps[-1].thresholds
     window = window_of(in_force, [block.gate.floor for block in gated.blocks])
-    opened = run_gated(gated.session, window, splits.fit, claim.loss).decisions.mean(axis=0)
+    opened = run_gated(gated.model, window, splits.fit, claim.loss).shares.mean(axis=0)
     used = [i for i in range(len(in_force)) if any(step.thresholds[i] > NEVER for step in levels.steps)]
     planned = [
-        replace(_ungated(block) if limit == ALWAYS else block, open_share=float(share))
+        replace(without_gate(block) if limit == ALWAYS else block, open_share=float(share))
         for block, limit, share in zip(gated.blocks, in_force, opened, strict=True)
     ]
     blocks = tuple(planned[i] for i in used)
     thresholds = ((NEVER,) * len(used), *(tuple(step.thresholds[i] for i in used) for step in levels.steps))
     plan = _bare_plan(source, data, blocks, thresholds, settings, levels.certificate, claim.loss.name)
     return replace(plan, regions=regions)
-
-
-def _ungated(block: Block) -> Block:
-    """A block whose gate is the same for every input, so that it costs nothing."""
-    return replace(block, gate=Gate("constant", np.zeros(0, np.float32), 0.0, floor=NEVER))
 
 
 def _bare_plan(
@@ -353,8 +378,7 @@ def exposed(model: onnx.ModelProto, plan: Plan) -> Session:
     session = open_session(_bytes(model))
     if names.DECISIONS in session.outputs:
         return session
-    regions = tuple(block.region for block in plan.blocks)
-    return open_session(_bytes(ExposeDecisions(regions).apply(model)))
+    return open_session(_bytes(ExposeDecisions(plan.blocks).apply(model)))
 
 
 def _require_promises(measured: Measured) -> None:

@@ -69,19 +69,26 @@ class Trial:
 
 @dataclass(frozen=True)
 class Offer:
-    """What the planner knows of each gate; arrays have one row a gate.
+    """What the planner knows of each gate.
 
     Attributes:
-        scores: on *fit* while nothing is bypassed, [gates, units].
-        losses: smooth loss of bypassing the block alone, [gates, units].
-        saved_ms: by one bypass, [gates].
+        scores: for each gate, of all that it decides on, on *fit* while nothing is bypassed: [rows].
+        losses: smooth loss that bypassing the block alone for one row adds, times the number of rows: [rows] each.
+        saved_ms: by bypassing a whole batch, [gates].
+        split_ms: what it costs to bypass a part of a batch, [gates].
         gate_ms: cost of one gate.
     """
 
-    scores: NDArray[np.float64]
-    losses: NDArray[np.float64]
+    scores: Sequence[NDArray[np.float64]]
+    losses: Sequence[NDArray[np.float64]]
     saved_ms: NDArray[np.float64]
+    split_ms: NDArray[np.float64]
     gate_ms: float
+
+    def saved(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Milliseconds saved by bypassing these shares of batches, [..., gates]; without what the gates cost."""
+        parts = (shares > 0) & (shares < 1)
+        return np.asarray(shares * self.saved_ms - parts * self.split_ms)
 
 
 @dataclass(frozen=True)
@@ -107,23 +114,28 @@ class _State:
         return float(self.outcome.smooth.mean())
 
 
-def best_path(offer: Offer, trial: Trial, delta: float) -> tuple[Step, ...]:
-    """Of the path with gates and the one without any, the one that promises the greater saving at the same risk.
+def best_path(offer: Offer, trial: Trial, delta: float, speed_of: Callable[[Step], float]) -> tuple[Step, ...]:
+    """Of the path with gates and the one without any, the one that is faster at the same risk.
 
     Args:
         offer: what is known of the gates.
         trial: measures configurations on *fit*, so that the choice costs nothing of the guarantee.
         delta: one minus the confidence.
+        speed_of: measures how many times faster than the original a configuration is, built as it would be shipped.
     """
     paths = [lay_path(offer, trial, shares) for shares in (SHARES, ())]
-    return max(paths, key=lambda path: _promise(path, trial.limit, delta))
+    ends = [_boldest(path, trial.limit, delta) for path in paths]
+    if ends[0] == ends[1]:
+        return paths[0]
+    speeds = [speed_of(end) if end else 0.0 for end in ends]
+    return paths[int(np.argmax(speeds))]
 
 
-def _promise(path: Sequence[Step], limit: float, delta: float) -> float:
-    """The saving of the boldest configuration that passes on *fit*; where *fit* is too small, by its mean."""
+def _boldest(path: Sequence[Step], limit: float, delta: float) -> Step | None:
+    """The boldest configuration that passes on *fit*; where *fit* is too small, by its mean."""
     passing = list(takewhile(lambda step: step.p_value <= delta, path))
     within = passing or list(takewhile(lambda step: step.loss <= limit / 2, path))
-    return within[-1].saved_ms if within else 0.0
+    return within[-1] if within else None
 
 
 def lay_path(offer: Offer, trial: Trial, shares: Sequence[float]) -> tuple[Step, ...]:
@@ -160,8 +172,8 @@ class _Search:
     def state(self, shares: tuple[float, ...], thresholds: tuple[float, ...]) -> _State:
         outcome = self._trial.run(window_of(thresholds, self._trial.floors))
         gated = sum(0 < share < 1 for share in shares)
-        saved = float((outcome.decisions.mean(axis=0) * self._offer.saved_ms).sum()) - self._offer.gate_ms * gated
-        return _State(shares, thresholds, outcome, saved)
+        saved = float(self._offer.saved(outcome.shares.astype(np.float64)).mean(axis=0).sum())
+        return _State(shares, thresholds, outcome, saved - self._offer.gate_ms * gated)
 
     def step(self, state: _State) -> _State | None:
         """The best next configuration by measurement; None at the end of all ladders."""
@@ -201,8 +213,8 @@ class _Search:
     def _raised(self, state: _State, gate: int) -> _State:
         """The configuration with one gate on its next rung, thresholds at the quantiles of the scores just seen."""
         shares = (*state.shares[:gate], self._ladders[gate][0].share, *state.shares[gate + 1 :])
-        scores = state.outcome.unit_scores
-        return self.state(shares, tuple(threshold_at(scores[:, i], share) for i, share in enumerate(shares)))
+        scores = state.outcome.scores
+        return self.state(shares, tuple(threshold_at(scores[i], share) for i, share in enumerate(shares)))
 
     def _measured_worth(self, state: _State, found: _State, gate: int) -> float:
         rung, below = self._ladders[gate][0], self._rung_at(state.shares[gate], gate)
@@ -222,7 +234,9 @@ def rung_at(offer: Offer, gate: int, share: float) -> Rung:
     by_score = np.argsort(offer.scores[gate], kind="stable")
     count = round(share * len(by_score))
     loss = float(offer.losses[gate][by_score[:count]].sum()) / len(by_score)
-    return Rung(share, loss, share * float(offer.saved_ms[gate]) - (offer.gate_ms if share < 1 else 0.0))
+    only = np.zeros(len(offer.saved_ms))
+    only[gate] = share
+    return Rung(share, loss, float(offer.saved(only).sum()) - (offer.gate_ms if share < 1 else 0.0))
 
 
 def ladder(offer: Offer, gate: int, shares: Sequence[float]) -> list[Rung]:

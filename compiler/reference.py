@@ -10,17 +10,18 @@ import onnx
 from numpy.typing import NDArray
 
 from skipc.compiler.impact import instrument
-from skipc.compiler.loss import Loss
 from skipc.compiler.planner import window_of
-from skipc.compiler.running import Judged, Outcome, run_gated
+from skipc.compiler.running import Judged, Window, in_parallel
+from skipc.runtime import names
 from skipc.runtime.plan import Plan, Reference
+from skipc.runtime.session import Session
 
 BINS = 20
 
 Rows = NDArray[np.float32]
 
 
-def with_references(plan: Plan, model: onnx.ModelProto, fit: Judged, calibrate: Sequence[Judged], loss: Loss) -> Plan:
+def with_references(plan: Plan, model: onnx.ModelProto, fit: Judged, calibrate: Sequence[Judged]) -> Plan:
     """The plan with a `Reference` for every block whose gate reads its input.
 
     Several data sets are counted together.
@@ -30,32 +31,38 @@ def with_references(plan: Plan, model: onnx.ModelProto, fit: Judged, calibrate: 
         model: the normalised original.
         fit: where the edges of the bins come from, at the plan's level.
         calibrate: where the counts come from, at every level.
-        loss: that `run_gated` wants.
     """
     if all(block.gate.pooling == "constant" for block in plan.blocks):
         return plan
-    session = instrument(model, plan.blocks)
+    session = instrument(model, plan.blocks).session
     floors = [block.gate.floor for block in plan.blocks]
     windows = [window_of(row, floors) for row in plan.thresholds]
-    scores = run_gated(session, windows[plan.level], fit, loss).scores
-    outcomes = [[run_gated(session, window, part, loss) for part in calibrate] for window in windows]
+    scores, _ = _shown(session, windows[plan.level], [fit])
+    found = [_shown(session, window, calibrate) for window in windows]
     blocks = tuple(
-        block if block.gate.pooling == "constant" else replace(block, reference=_reference(gate, scores, outcomes))
+        block if block.gate.pooling == "constant" else replace(block, reference=_reference(gate, scores, found))
         for gate, block in enumerate(plan.blocks)
     )
     return replace(plan, blocks=blocks)
 
 
-def _reference(gate: int, scores: Rows, outcomes: Sequence[Sequence[Outcome]]) -> Reference:
+def _shown(session: Session, window: Window, data: Sequence[Judged]) -> tuple[Rows, Rows]:
+    """Scores and shares bypassed as a deployment sees them, float32 [samples, gates] each."""
+    wanted = (names.SCORES, names.DECISIONS)
+    items = [item for part in data for item in part.items]
+    found = in_parallel(lambda item: session.run({**item.feeds, names.WINDOW: window}, wanted), items)
+    scores, shares = (np.concatenate([result[name] for result in found]) for name in wanted)
+    return scores, shares
+
+
+def _reference(gate: int, scores: Rows, found: Sequence[tuple[Rows, Rows]]) -> Reference:
     finite = scores[np.isfinite(scores[:, gate]), gate]
     inner = np.linspace(0.0, 1.0, BINS + 1)[1:-1]
     edges = np.unique(np.quantile(finite, inner).astype(np.float32)) if finite.size else np.zeros(0, np.float32)
-    found = [np.concatenate([part.scores[:, gate] for part in level]) for level in outcomes]
-    shares = [float(np.concatenate([part.decisions[:, gate] for part in level]).mean()) for level in outcomes]
     return Reference(
         edges=tuple(float(edge) for edge in edges),
-        counts=tuple(_counts(edges, values) for values in found),
-        bypassed=tuple(shares),
+        counts=tuple(_counts(edges, level[:, gate]) for level, _ in found),
+        bypassed=tuple(float(shares[:, gate].mean()) for _, shares in found),
     )
 
 

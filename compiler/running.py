@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from skipc.compiler.data import Batch, Dataset, InputSpec, batches
 from skipc.compiler.loss import Loss, Losses
+from skipc.passes.gate import decides_by_row, is_by_token
 from skipc.runtime import names
 from skipc.runtime.errors import InputError
-from skipc.runtime.plan import Array
+from skipc.runtime.plan import Array, Block
 from skipc.runtime.session import Session
 
 Result = TypeVar("Result")
@@ -44,24 +45,54 @@ class Judged:
         references: the original's judged output, one for each batch.
         labels: one array for each batch, or None.
         output: name of the judged output.
+        by_batch: whether a batch is decided on as one, so that its samples are no independent units.
     """
 
     items: tuple[Batch, ...]
     references: tuple[Array, ...]
     labels: tuple[NDArray[np.int64] | None, ...]
     output: str
+    by_batch: bool = False
 
     @property
     def samples(self) -> int:
         """Number of samples."""
         return sum(len(item.indices) for item in self.items)
 
-    def first(self, count: int) -> Judged:
-        """The first batches only."""
-        return Judged(self.items[:count], self.references[:count], self.labels[:count], self.output)
+    @property
+    def units(self) -> int:
+        """Number of independent units: batches that are decided on as one, or samples."""
+        return len(self.items) if self.by_batch else self.samples
+
+    def first(self, units: int) -> Judged:
+        """The first batches only, with at least so many units."""
+        sizes = np.cumsum([1 if self.by_batch else len(item.indices) for item in self.items])
+        count = int(np.searchsorted(sizes, units)) + 1
+        return Judged(self.items[:count], self.references[:count], self.labels[:count], self.output, self.by_batch)
+
+    def losses(self, measure: Measure, outputs: Sequence[Array]) -> Losses:
+        """Losses of these outputs, one for each batch: float64 [units].
+
+        A sample that is several rows, since the model fixes its batch, counts as their mean.
+        """
+        rows = zip(self.items, self.references, self.labels, outputs, strict=True)
+        return np.concatenate(
+            [self._units(measure(ref, out, label, item.valid), item) for item, ref, label, out in rows]
+        )
+
+    def _units(self, losses: Losses, item: Batch) -> Losses:
+        return losses.mean(keepdims=True) if self.by_batch or len(losses) != len(item.indices) else losses
 
 
-def judge(original: Session, data: Dataset, inputs: Sequence[InputSpec], batch_size: int, output: str) -> Judged:
+def judge(
+    original: Session,
+    data: Dataset,
+    inputs: Sequence[InputSpec],
+    batch_size: int,
+    output: str,
+    *,
+    by_batch: bool = False,
+) -> Judged:
     """Run the original over a data set.
 
     Raises:
@@ -75,7 +106,25 @@ def judge(original: Session, data: Dataset, inputs: Sequence[InputSpec], batch_s
             what = f"the original gives NaN or infinity for sample {item.indices[0]} of {data.name}"
             raise InputError("original-not-finite", what, where=output, hint=hint)
     labels = tuple(None if data.labels is None else data.labels[list(item.indices)].reshape(-1) for item in items)
-    return Judged(items, tuple(references), labels, output)
+    return Judged(items, tuple(references), labels, output, by_batch and batch_size > 1)
+
+
+@dataclass(frozen=True)
+class Instrumented:
+    """An instrumented model: thresholds are an input, decisions and scores are outputs.
+
+    Attributes:
+        session: the model.
+        blocks: in the order of its gates.
+    """
+
+    session: Session
+    blocks: tuple[Block, ...]
+
+    @property
+    def gates(self) -> int:
+        """Number of gates."""
+        return len(self.blocks)
 
 
 @dataclass(frozen=True)
@@ -83,18 +132,17 @@ class Outcome:
     """What a changed model did on judged data.
 
     Attributes:
-        losses: float64 [units]: one a batch, its mean; a batch is what is decided together.
+        losses: float64 [units].
         smooth: the same by the loss's smooth proxy.
-        decisions: float32 [units, gates]: share of samples for which the block was bypassed.
-        scores: float32 [samples, gates].
-        unit_scores: float32 [units, gates]: the largest in each batch, which decides for all of it.
+        shares: float32 [batches, gates]: share of the rows for which the block was bypassed.
+        scores: for each gate, of what it decides on: of samples or tokens float32 [rows], or [batches] the largest
+            score of each batch.
     """
 
     losses: Losses
     smooth: Losses
-    decisions: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    unit_scores: NDArray[np.float32]
+    shares: NDArray[np.float32]
+    scores: tuple[NDArray[np.float32], ...]
 
     @property
     def mean(self) -> float:
@@ -102,39 +150,45 @@ class Outcome:
         return float(self.losses.mean())
 
 
-def run_gated(session: Session, window: Window | None, judged: Judged, loss: Loss) -> Outcome:
-    """Run an instrumented model, or a compiled one that exposes its decisions, over judged data.
+def run_gated(model: Instrumented, window: Window, judged: Judged, loss: Loss) -> Outcome:
+    """Run an instrumented model over judged data.
 
     Args:
-        session: the model.
-        window: thresholds and negated floors of an instrumented model, None for a compiled one.
+        model: to run.
+        window: thresholds and negated floors.
         judged: the data.
         loss: what to measure.
     """
-    extra: Mapping[str, Array] = {} if window is None else {names.WINDOW: window}
-    wanted = [judged.output, names.DECISIONS, names.SCORES]
-    results = in_parallel(lambda item: session.run({**item.feeds, **extra}, wanted), judged.items)
-    rows = list(zip(judged.items, judged.references, judged.labels, results, strict=True))
-
-    def losses(measure: Measure) -> Losses:
-        means = [measure(ref, result[judged.output], labels, item.valid).mean() for item, ref, labels, result in rows]
-        return np.array(means)
-
-    actual = losses(loss.of)
+    tokens = [names.score(block.region.name) for block in model.blocks if is_by_token(block.gate)]
+    wanted = [judged.output, names.DECISIONS, names.SCORES, *tokens]
+    results = in_parallel(lambda item: model.session.run({**item.feeds, names.WINDOW: window}, wanted), judged.items)
+    outputs = [result[judged.output] for result in results]
+    actual = judged.losses(loss.of, outputs)
     return Outcome(
         losses=actual,
-        smooth=losses(loss.smooth) if loss.proxy else actual,
-        decisions=np.stack([result[names.DECISIONS].mean(axis=0) for result in results]),
-        scores=np.concatenate([result[names.SCORES] for result in results]),
-        unit_scores=np.stack([result[names.SCORES].max(axis=0) for result in results]),
+        smooth=judged.losses(loss.smooth, outputs) if loss.proxy else actual,
+        shares=np.stack([result[names.DECISIONS].mean(axis=0) for result in results]),
+        scores=tuple(_scores(block, gate, judged.items, results) for gate, block in enumerate(model.blocks)),
     )
+
+
+def _scores(
+    block: Block, gate: int, items: Sequence[Batch], results: Sequence[Mapping[str, Array]]
+) -> NDArray[np.float32]:
+    if is_by_token(block.gate):
+        of_tokens = [result[names.score(block.region.name)][..., 0] for result in results]
+        valid = [item.valid if item.valid is not None else ... for item in items]
+        return np.concatenate([scores[real].reshape(-1) for scores, real in zip(of_tokens, valid, strict=True)])
+    by_sample = [result[names.SCORES][:, gate] for result in results]
+    if decides_by_row(block.gate):
+        return np.concatenate(by_sample)
+    return np.array([scores.max() for scores in by_sample], np.float32)
 
 
 def run_plain(session: Session, judged: Judged, loss: Loss) -> Losses:
     """Losses of a model without gates over judged data, float64 [units]."""
-    results = in_parallel(lambda item: session.run(item.feeds, [judged.output])[judged.output], judged.items)
-    rows = zip(judged.items, judged.references, judged.labels, results, strict=True)
-    return np.array([loss.of(reference, result, labels, item.valid).mean() for item, reference, labels, result in rows])
+    outputs = in_parallel(lambda item: session.run(item.feeds, [judged.output])[judged.output], judged.items)
+    return judged.losses(loss.of, outputs)
 
 
 def shut(gates: int) -> Window:

@@ -8,7 +8,7 @@ from skipc.passes.surrogate import KINDS
 
 BYPASSES = ("auto", *KINDS)
 IMPACTS = ("ablation", "activation")
-GRANULARITIES = ("auto", "batch")
+GRANULARITIES = ("auto", "batch", "sample", "token")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Settings:
         output: name of the judged output; None for the first.
         risk: limit of the mean loss.
         confidence: with which the limit is promised.
-        granularity: what one decision is made for.
+        granularity: what decides for itself: a batch, a sample or a token; ``auto`` to choose for each block.
+        mask: graph input that says which tokens are padding, ``auto`` to find it, ``none`` to pool over all.
         bypass: kind of bypass, or ``auto`` to choose for each block.
         impact: measure that shortlists blocks.
         provider: ``cpu`` or ``cuda``.
@@ -37,6 +38,7 @@ class Settings:
     risk: float = 0.01
     confidence: float = 0.95
     granularity: str = "auto"
+    mask: str = "auto"
     bypass: str = "auto"
     impact: str = "ablation"
     provider: str = "cpu"

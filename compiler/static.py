@@ -11,9 +11,8 @@ from skipc.compiler.build import build_static
 from skipc.compiler.certify import Claim, certify
 from skipc.compiler.loss import Loss, Losses
 from skipc.compiler.options import Option
-from skipc.compiler.running import Judged, opened, run_gated
+from skipc.compiler.running import Instrumented, Judged, opened, run_gated
 from skipc.runtime.plan import Block, Certificate
-from skipc.runtime.session import Session
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Static:
 
 
 def best_static(
-    session: Session,
+    session: Instrumented,
     blocks: Sequence[Block],
     options: Sequence[Option],
     fit: Judged,
@@ -65,7 +64,7 @@ def best_static(
 
 
 def _within_reach(
-    session: Session, sets: Sequence[Sequence[int]], gates: int, fit: Judged, claim: Claim
+    session: Instrumented, sets: Sequence[Sequence[int]], gates: int, fit: Judged, claim: Claim
 ) -> list[Sequence[int]]:
     """The leading sets up to the first whose loss on *fit* is beyond twice the limit."""
     found: list[Sequence[int]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 
 import onnx
@@ -12,7 +12,11 @@ from skipc.compiler.build import normalized
 from skipc.compiler.data import Dataset, InputSpec, input_specs
 from skipc.compiler.probe import probe_feeds, probe_types
 from skipc.compiler.source import Source
-from skipc.passes.regions import Rejection, Survey, find_regions
+from skipc.passes.flow import Flow
+from skipc.passes.narrow import constants_of
+from skipc.passes.regions import Rejection, Survey, ValueType, find_regions
+from skipc.passes.rows import side_values
+from skipc.passes.shapes import constant_targets
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Array, Region
 from skipc.runtime.session import is_equal, open_session
@@ -26,11 +30,13 @@ class Surveyed:
         model: normalised.
         inputs: what it must be fed.
         survey: its regions and the refusals, without what the user excluded.
+        types: of its values; extents of one name are equal.
     """
 
     model: onnx.ModelProto
     inputs: tuple[InputSpec, ...]
     survey: Survey
+    types: Mapping[str, ValueType]
 
 
 def survey_model(source: Source, data: Dataset | None, exclude: Sequence[str] = ()) -> Surveyed:
@@ -43,8 +49,20 @@ def survey_model(source: Source, data: Dataset | None, exclude: Sequence[str] = 
     inputs = input_specs(model)
     feeds = probe_feeds(model, inputs, data)
     _require_deterministic(model, feeds[0])
-    survey = find_regions(model, probe_types(model, feeds))
-    return Surveyed(model, inputs, _without(survey, exclude))
+    types = probe_types(model, feeds)
+    survey = _with_rows(find_regions(model, types), model, types)
+    return Surveyed(model, inputs, _without(survey, exclude), types)
+
+
+def _with_rows(survey: Survey, model: onnx.ModelProto, types: Mapping[str, ValueType]) -> Survey:
+    """The same regions with what it takes to run them for some rows only."""
+    flow, targets = Flow.of(model.graph), constant_targets(model, constants_of(model.graph))
+
+    def completed(region: Region) -> Region:
+        own = tuple(target for target in targets if target.node in region.nodes)
+        return replace(region, sides=side_values(flow, region, types), targets=own)
+
+    return replace(survey, blocks=tuple(map(completed, survey.blocks)), layers=tuple(map(completed, survey.layers)))
 
 
 def _require_deterministic(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> None:

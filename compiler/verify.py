@@ -107,11 +107,11 @@ def verify_compiled(
     require_same_signature(original, compiled)
     session = open_session(original.SerializeToString(), provider=provider)
     output = plan.certificate.output if plan.certificate else session.outputs[0]
-    judged = judge(session, data, inputs, plan.batch_size, output)
+    judged = judge(session, data, inputs, plan.batch_size, output, by_batch=plan.by_batch)
     loss = resolve_loss(plan.loss, judged.references[0], data.labels)
     losses = run_plain(open_session(compiled.SerializeToString(), provider=provider), judged, loss)
     equality = gates_shut_equality(original, compiled, [item.feeds for item in judged.items])
-    return verification(equality, loss, losses, plan, per_sample=plan.batch_size == 1)
+    return verification(equality, loss, losses, plan, per_sample=len(losses) == sum(map(len, judged.references)))
 
 
 def verification(equality: Equality, loss: Loss, losses: Losses, plan: Plan, *, per_sample: bool) -> Verification:

@@ -17,7 +17,7 @@ from onnx.helper import tensor_dtype_to_np_dtype
 
 from skipc.runtime.plan import Array
 
-AXES_AS_INPUT = {"ReduceMean": 18, "ReduceMax": 18, "ReduceMin": 18, "ReduceSum": 13}
+AXES_AS_INPUT = {"ReduceMean": 18, "ReduceMax": 18, "ReduceMin": 18, "ReduceSum": 13, "Unsqueeze": 13}
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,17 @@ class Builder:
     def _tensor(self, name: str) -> gs.Tensor:
         return self._tensors.setdefault(name, gs.Variable(name))
 
-    def reduce(self, op_type: str, value: str, axes: Sequence[int], *, keepdims: int = 0) -> str:
+    def reduce(self, op_type: str, value: str, axes: Sequence[int], *, keepdims: int = 0, output: str = "") -> str:
         """Add a reduction, with the axes where the opset wants them."""
         if self._opset < AXES_AS_INPUT[op_type]:
-            return self.op(op_type, [value], axes=list(axes), keepdims=keepdims)
-        return self.op(op_type, [value, self.constant(axes, np.int64)], keepdims=keepdims)
+            return self.op(op_type, [value], output=output, axes=list(axes), keepdims=keepdims)
+        return self.op(op_type, [value, self.constant(axes, np.int64)], output=output, keepdims=keepdims)
+
+    def unsqueeze(self, value: str, axis: int, *, output: str = "") -> str:
+        """Add an axis of extent one, with its position where the opset wants it."""
+        if self._opset < AXES_AS_INPUT["Unsqueeze"]:
+            return self.op("Unsqueeze", [value], output=output, axes=[axis])
+        return self.op("Unsqueeze", [value, self.constant([axis], np.int64)], output=output)
 
     def cast(self, value: str, elem_type: int, *, output: str = "") -> str:
         """Add a cast to an ONNX element type."""

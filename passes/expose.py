@@ -12,8 +12,9 @@ from onnx import helper
 
 from skipc.passes.base import copied, opset_of
 from skipc.passes.builder import Builder
+from skipc.passes.gate import decides_by_row, is_by_token
 from skipc.runtime import names
-from skipc.runtime.plan import Region
+from skipc.runtime.plan import Block, Region
 
 
 def with_outputs(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
@@ -32,22 +33,20 @@ def with_outputs(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelPro
 class ExposeDecisions:
     """Append `skipc.decisions` and `skipc.scores`, float32 [batch, gates], to a gated model's outputs."""
 
-    regions: tuple[Region, ...]
+    blocks: tuple[Block, ...]
 
     def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Return the copy with the two outputs."""
         model = copied(model)
         builder = Builder("skipc/decisions", opset_of(model))
-        rows = _shared_rows(builder, self.regions)
-        scores = [_score(builder, region, shape) for region, shape in zip(self.regions, rows, strict=True)]
+        scores = [_score(builder, block) for block in self.blocks]
         builder.op("Concat", scores, output=names.SCORES, axis=1)
-        decisions = [_decision(builder, region, shape) for region, shape in zip(self.regions, rows, strict=True)]
-        builder.op("Concat", decisions, output=names.DECISIONS, axis=1)
+        builder.op("Concat", [_decision(builder, block) for block in self.blocks], output=names.DECISIONS, axis=1)
         fragment = builder.fragment()
         model.graph.node.extend(fragment.nodes)
         model.graph.initializer.extend(fragment.initializers)
         for name in (names.DECISIONS, names.SCORES):
-            shape = [self.regions[0].dims[0], len(self.regions)]
+            shape = [self.blocks[0].region.dims[0], len(self.blocks)]
             model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
         return model
 
@@ -61,11 +60,11 @@ class AttachDecisions:
     of MiniLM at batch 1 with seven gates.
     """
 
-    regions: tuple[Region, ...]
+    blocks: tuple[Block, ...]
 
     def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Return the copy with the entry."""
-        more, old = ExposeDecisions(self.regions).apply(model).graph, model.graph
+        more, old = ExposeDecisions(self.blocks).apply(model).graph, model.graph
         part = onnx.ModelProto()
         part.graph.node.extend(more.node[len(old.node) :])
         part.graph.initializer.extend(more.initializer[len(old.initializer) :])
@@ -76,29 +75,32 @@ class AttachDecisions:
         return model
 
 
-def _shared_rows(builder: Builder, regions: Sequence[Region]) -> list[str]:
-    """The shape [batch, 1] for each region; regions whose batch axis has one name or extent share the nodes for it."""
-    known: dict[int | str, str] = {}
-    found = []
-    for region in regions:
-        batch = region.dims[0]
-        shape = known.get(batch) if batch is not None else None
-        found.append(shape or _rows(builder, region))
-        if batch is not None:
-            known[batch] = found[-1]
-    return found
+def _score(builder: Builder, block: Block) -> str:
+    """A gate's score without its negative, for each sample: float32 [batch, 1]; of tokens, their mean."""
+    token = is_by_token(block.gate)
+    index = builder.constant([0], np.int64)
+    first = builder.op("Gather", [names.score(block.region.name), index], axis=2 if token else 1)
+    return _over_tokens(builder, block, first) if token else builder.op("Expand", [first, _rows(builder, block.region)])
 
 
-def _score(builder: Builder, region: Region, rows: str) -> str:
-    """A gate's score without its negative, for each sample: float32 [batch, 1]."""
-    first = builder.op("Gather", [names.score(region.name), builder.constant([0], np.int64)], axis=1)
-    return builder.op("Expand", [first, rows])
+def _decision(builder: Builder, block: Block) -> str:
+    """The share of each sample that is bypassed: float32 [batch, 1]."""
+    region = block.region
+    if not decides_by_row(block.gate):
+        decided = builder.cast(names.gate(region.name), onnx.TensorProto.FLOAT)
+        return builder.op("Expand", [decided, _rows(builder, region)])
+    agreed = names.agreed(region.name)
+    if not is_by_token(block.gate):
+        return builder.unsqueeze(agreed, 1)
+    return _over_tokens(builder, block, builder.unsqueeze(agreed, 2))
 
 
-def _decision(builder: Builder, region: Region, rows: str) -> str:
-    """A batch's one decision, for each of its samples: float32 [batch, 1]."""
-    decided = builder.cast(names.gate(region.name), onnx.TensorProto.FLOAT)
-    return builder.op("Expand", [decided, rows])
+def _over_tokens(builder: Builder, block: Block, value: str) -> str:
+    """The mean over each sample's tokens: [batch, sequence, 1] to [batch, 1]."""
+    if not block.gate.mask:
+        return builder.reduce("ReduceMean", value, [1])
+    mean = builder.op("MatMul", [names.mask(block.gate.mask), value])
+    return builder.op("Reshape", [mean, builder.constant([0, 1], np.int64)])
 
 
 def _rows(builder: Builder, region: Region) -> str:

@@ -1,8 +1,8 @@
 """Write a gate: from a region's entry value to the condition of its `If`.
 
-score = mean(x) · w + b for each sample, in float32; a sample agrees to the bypass where ``floor < score < threshold``.
-One comparison checks both ends: ``[score, -score] < [threshold, -floor]``. It is false for NaN, and the floor catches
-negative infinity, so that what calibration never saw runs in full.
+score = mean(x) · w + b for each sample, or x · w + b for each token, in float32; a row agrees to the bypass where
+``floor < score < threshold``. One comparison checks both ends: ``[score, -score] < [threshold, -floor]``. It is false
+for NaN, and the floor catches negative infinity, so that what calibration never saw runs in full.
 """
 
 from __future__ import annotations
@@ -24,25 +24,52 @@ def write_gate(builder: Builder, region: Region, gate: Gate, limits: str) -> Non
         gate: the read-out.
         limits: name of a value, float32 [2]: the threshold and the negated floor.
     """
-    score = _constant_score(builder, region) if gate.pooling == "constant" else _score(builder, region, gate)
-    agreed = builder.cast(builder.op("Less", [score, limits]), TensorProto.FLOAT)
+    agreed = builder.cast(builder.op("Less", [_score(builder, region, gate), limits]), TensorProto.FLOAT)
+    if decides_by_row(gate):
+        axes = [2] if is_by_token(gate) else [1]
+        agreed = builder.reduce("ReduceMin", agreed, axes, output=names.agreed(region.name))
+    write_condition(builder, region, agreed)
+
+
+def write_condition(builder: Builder, region: Region, agreed: str) -> None:
+    """Add the nodes from decisions, 1 for the bypass, to the scalar that says whether all agree; none at all agree."""
     builder.cast(builder.op("ReduceMin", [agreed], keepdims=0), TensorProto.BOOL, output=names.gate(region.name))
 
 
-def _constant_score(builder: Builder, region: Region) -> str:
-    """Zero for every input: the runtime folds the whole gate away and keeps one branch."""
-    return builder.constant([[0.0, 0.0]], name=names.score(region.name))
+def decides_by_row(gate: Gate) -> bool:
+    """Whether each sample or token gets what its own score says."""
+    return gate.granularity != "batch" and gate.pooling != "constant"
+
+
+def is_by_token(gate: Gate) -> bool:
+    """Whether each token gets what its own score says."""
+    return decides_by_row(gate) and gate.granularity == "token"
+
+
+def write_mask(builder: Builder, mask: str) -> None:
+    """Add the weights by which values are averaged over their tokens; NaN for a sample of padding alone."""
+    real = builder.cast(mask, TensorProto.FLOAT)
+    share = builder.op("Div", [real, builder.reduce("ReduceSum", real, [1], keepdims=1)])
+    builder.unsqueeze(share, 1, output=names.mask(mask))
 
 
 def _score(builder: Builder, region: Region, gate: Gate) -> str:
+    """A gate's score and its negative; zero for every input where it is constant, so that the runtime folds it away."""
+    if gate.pooling == "constant":
+        return builder.constant([[0.0, 0.0]], name=names.score(region.name))
     column = gate.weight.reshape(-1, 1)
     weight = builder.constant(np.concatenate([column, -column], axis=1), name=f"{names.gate(region.name)}/weight")
     bias = builder.constant([gate.bias, -gate.bias], name=f"{names.gate(region.name)}/bias")
-    return builder.op("Gemm", [_pooled(builder, region), weight, bias], output=names.score(region.name))
-
-
-def _pooled(builder: Builder, region: Region) -> str:
-    """Entry value averaged over all axes but batch and features: float32 [batch, C]; a mean passes NaN on."""
-    axes = [axis for axis in range(1, len(region.dims)) if axis != region.channel_axis]
     wide = builder.to_float32(region.entry, region.elem_type)
-    return builder.reduce("ReduceMean", wide, axes) if axes else wide
+    if gate.pooling == "none":
+        return builder.op("Add", [builder.op("MatMul", [wide, weight]), bias], output=names.score(region.name))
+    return builder.op("Gemm", [_pooled(builder, region, gate, wide), weight, bias], output=names.score(region.name))
+
+
+def _pooled(builder: Builder, region: Region, gate: Gate, value: str) -> str:
+    """A value averaged over all axes but batch and features: float32 [batch, C]; NaN in any token gives NaN."""
+    if gate.mask:
+        mean = builder.op("MatMul", [names.mask(gate.mask), value])
+        return builder.op("Reshape", [mean, builder.constant([0, region.channels], np.int64)])
+    axes = [axis for axis in range(1, len(region.dims)) if axis != region.channel_axis]
+    return builder.reduce("ReduceMean", value, axes) if axes else value

@@ -55,7 +55,7 @@ class GateDecision:
 
     Attributes:
         name: of the region.
-        score: predicted natural log of the loss that a bypass would cost.
+        score: predicted natural log of what a bypass would cost; of tokens, their mean.
         threshold: that it was compared with.
         margin: threshold less score: positive where the score speaks for the bypass.
         bypassed: share of the sample's rows for which the block was bypassed.
@@ -106,7 +106,7 @@ def _reason(limits: Limits, score: float, share: float) -> str:
     if 0.0 < share < 1.0:
         return f"{share:.0%} of the rows bypassed: their own scores lie below {limits.threshold:.4g}"
     if share == 1.0:
-        return f"bypassed: predicted loss {_loss(score)} is below the {_loss(limits.threshold)} that the level allows"
+        return f"bypassed: predicted impact {_impact(score)} is below the allowed {_impact(limits.threshold)}"
     return _in_full(limits, score)
 
 
@@ -121,9 +121,9 @@ def _in_full(limits: Limits, score: float) -> str:
         return f"in full: score {score:.4g} is at or below {limits.floor:.4g}, the least that calibration saw"
     if score < limits.threshold:
         return "in full: the score allows the bypass, but another row of the batch needs the block"
-    return f"in full: predicted loss {_loss(score)} is not below the {_loss(limits.threshold)} that the level allows"
+    return f"in full: predicted impact {_impact(score)} is not below the allowed {_impact(limits.threshold)}"
 
 
-def _loss(log: float) -> str:
-    """A loss from its natural log; scores are predictions and may lie beyond what a float64 holds."""
+def _impact(log: float) -> str:
+    """An impact from its natural log; scores are predictions and may lie beyond what a float64 holds."""
     return f"{math.exp(min(log, 700.0)):.3g}"

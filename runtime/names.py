@@ -38,8 +38,28 @@ def gate(region: str) -> str:
 
 
 def score(region: str) -> str:
-    """Name of the gate's score and its negative, float32 [batch, 2]."""
+    """Name of the gate's score and its negative, float32 [batch, 2], or [batch, sequence, 2] for each token."""
     return f"skipc/{region}/score"
+
+
+def agreed(region: str) -> str:
+    """Name of a gate's decisions row by row, float32 [batch] or [batch, sequence]: 1 where a row is bypassed."""
+    return f"skipc/{region}/agreed"
+
+
+def rows(region: str) -> str:
+    """Name of the branch that runs a region for some rows only, and of its result."""
+    return f"skipc/{region}/rows"
+
+
+def some(region: str) -> str:
+    """Name of the branch that holds a region for all rows beside the region for some rows, and of its result."""
+    return f"skipc/{region}/some"
+
+
+def mask(name: str) -> str:
+    """Name of a mask's weights, float32 [batch, 1, sequence]: 1 / (tokens of the sample) for tokens, 0 for padding."""
+    return f"skipc/mask/{name}"
 
 
 def bypass(region: str) -> str:

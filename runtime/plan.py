@@ -32,6 +32,23 @@ Dim = int | str | None
 
 
 @dataclass(frozen=True)
+class Target:
+    """The target shape of a Reshape node that the compiled file writes as a constant.
+
+    Attributes:
+        node: name of the node.
+        shape: the constant; 0 copies an extent of the node's input, -1 is inferred.
+        value: the shape that the original reads.
+        allow_zero: whether the original node takes 0 for an extent of 0; the rewritten one does not.
+    """
+
+    node: str
+    shape: tuple[int, ...]
+    value: str
+    allow_zero: bool = False
+
+
+@dataclass(frozen=True)
 class Region:
     """A closed part of a graph with one entry value and one exit value of the same type.
 
@@ -46,6 +63,8 @@ class Region:
         elem_type: ONNX element type of entry and exit.
         dims: shape of entry and exit; a name or None where the extent varies.
         channel_axis: the axis of `dims` along which features lie.
+        sides: values other than the entry that it reads and that have a row for each sample along axis 0.
+        targets: of its Reshape nodes whose shape need not be computed.
     """
 
     name: str
@@ -58,6 +77,8 @@ class Region:
     elem_type: int
     dims: tuple[Dim, ...]
     channel_axis: int
+    sides: tuple[str, ...] = ()
+    targets: tuple[Target, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -87,15 +108,17 @@ class Bypass:
 
 @dataclass(frozen=True)
 class Gate:
-    """A linear read-out of a pooled entry value that predicts the natural log of the loss a bypass would cost.
+    """A linear read-out of an entry value that predicts the natural log of what a bypass would cost.
 
     Attributes:
-        pooling: ``mean`` over all axes but batch and features; ``constant`` for a block that is bypassed for every
-            input at the levels that bypass it at all, which costs nothing at run time.
+        pooling: ``mean`` over all axes but batch and features, without padding where there is a `mask`; ``none`` for a
+            score of each token; ``constant`` for a block that is bypassed for every input at the levels that bypass it
+            at all, which costs nothing at run time.
         weight: float32 [C]; empty where the gate is constant.
         bias: added to the read-out.
         floor: scores at or below it were never seen in calibration, so the full block runs.
-        granularity: ``batch``: one decision, for bypassing only if every sample agrees.
+        granularity: what decides for itself: ``batch`` (bypassed only if every sample agrees), ``sample`` or ``token``.
+        mask: graph input [batch, sequence] of 0 (padding) and 1; empty where there is none.
     """
 
     pooling: str
@@ -103,6 +126,7 @@ class Gate:
     bias: float
     floor: float
     granularity: str = "batch"
+    mask: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,6 +154,7 @@ class Block:
         time_share: share of the original's measured latency that `saved_ms` amounts to.
         impact: mean loss on *fit* when this block alone is always bypassed.
         open_share: share of *fit* for which it is bypassed at the plan's level.
+        granularity_reason: why its gate decides on what it decides on.
         reference: None where nothing was calibrated.
     """
 
@@ -140,6 +165,7 @@ class Block:
     time_share: float = 0.0
     impact: float = 0.0
     open_share: float = 0.0
+    granularity_reason: str = ""
     reference: Reference | None = None
 
 
@@ -204,6 +230,16 @@ class Plan:
     versions: Mapping[str, str]
     regions: int = 0
     schema: int = SCHEMA
+
+    @property
+    def by_batch(self) -> bool:
+        """Whether samples of a batch are decided on together, so that they are no independent units."""
+        together = any(gate.granularity == "batch" and gate.pooling != "constant" for gate in self._gates)
+        return self.batch_size > 1 and together
+
+    @property
+    def _gates(self) -> tuple[Gate, ...]:
+        return tuple(block.gate for block in self.blocks)
 
     def to_json(self, *, arrays: bool) -> str:
         """The plan as canonical JSON (sorted keys); without the arrays where the model already holds them."""
@@ -286,11 +322,13 @@ def _plan(raw: Mapping[str, Any]) -> Plan:
 def _block(raw: Mapping[str, Any]) -> Block:
     region, bypass, gate = raw["region"], raw["bypass"], raw["gate"]
     numbers = {key: float(raw[key]) for key in ("saved_ms", "time_share", "impact", "open_share")}
-    tuples = {key: tuple(region[key]) for key in ("nodes", "tail", "dims")}
+    tuples = {key: tuple(region[key]) for key in ("nodes", "tail", "dims", "sides")}
+    targets = tuple(Target(**{**item, "shape": tuple(item["shape"])}) for item in region["targets"])
     return Block(
-        region=Region(**{**region, **tuples}),
+        region=Region(**{**region, **tuples, "targets": targets}),
         bypass=Bypass(bypass["kind"], {key: _decode_array(item) for key, item in bypass["arrays"].items()}),
         gate=Gate(**{**gate, "weight": _decode_array(gate["weight"]), "floor": _number(gate["floor"])}),
+        granularity_reason=raw["granularity_reason"],
         **numbers,
         reference=_reference(raw.get("reference")),
     )

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from skipc.compiler.probe import probe_types
 from skipc.passes.base import run_passes
 from skipc.passes.expose import with_outputs
-from skipc.passes.inject import InjectGates, InputWindow
+from skipc.passes.inject import InjectGates
 from skipc.passes.normalize import Normalize
 from skipc.passes.regions import Survey, find_regions
+from skipc.passes.window import InputWindow
 from skipc.runtime import names
 from skipc.runtime.plan import Block, Bypass, Gate, Region
 from skipc.runtime.session import is_equal, open_session

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skipc.compiler.loss import NAMES, resolve_loss
+from skipc.compiler.loss import NAMES, margin_erosion, resolve_loss
 from skipc.runtime.errors import InputError
 
 NAN = np.nan
@@ -144,8 +144,8 @@ def test_a_step_has_a_smooth_stand_in() -> None:
     near = LOGITS + np.float32(0.1) * LOGITS[::-1]
     smooth = loss.smooth(LOGITS, near, None, None)
     assert (loss.of(LOGITS, near, None, None) == 0).all()
-    assert (smooth > 0).all()
-    assert smooth.tolist() == resolve_loss("kl", LOGITS, None).of(LOGITS, near, None, None).tolist()
+    assert smooth.max() > 0
+    assert (smooth <= 1).all()
 
 
 @pytest.mark.parametrize("name", ["top1", "accuracy", "cosine", "kl"])
@@ -236,3 +236,10 @@ def test_what_cannot_be_imported_is_refused(name: str) -> None:
     with pytest.raises(InputError) as caught:
         resolve_loss(name, LOGITS, None)
     assert caught.value.code == "loss-unknown"
+
+
+def test_margin_erosion_follows_the_margin_of_the_originals_class() -> None:
+    reference = np.array([[4.0, 0.0, 1.0]] * 5)
+    candidate = np.array([[4.0, 0.0, 1.0], [9.0, 0.0, 1.0], [2.5, 0.0, 1.0], [1.0, 1.0, 1.0], [0.0, 3.0, 1.0]])
+    found = margin_erosion(reference, candidate, None)
+    np.testing.assert_allclose(found, [0.0, 0.0, 0.5**4, 1.0, 1.0])

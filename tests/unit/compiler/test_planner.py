@@ -39,18 +39,18 @@ def offer(gates: int = 3, *, gate_ms: float = 0.01, seed: int = 0) -> Offer:
     random = np.random.default_rng(seed)
     scores = random.standard_normal((gates, UNITS)).astype(np.float32).astype(np.float64)
     size = 0.01 * np.arange(1, gates + 1)[:, None]
-    return Offer(scores, np.asarray(size * np.exp(scores), np.float64), np.arange(1.0, gates + 1), gate_ms)
+    losses = np.asarray(size * np.exp(scores), np.float64)
+    return Offer(list(scores), list(losses), np.arange(1.0, gates + 1), np.zeros(gates), gate_ms)
 
 
 def simulated(given: Offer, interaction: float = 0.0) -> Callable[[Window], Outcome]:
     """A network in which losses add up, with an extra loss for each further block bypassed."""
 
     def run(window: Window) -> Outcome:
-        scores = given.scores
+        scores, each = np.stack(given.scores), np.stack(given.losses)
         opened = (scores < window[0][:, None]) & (scores > -window[1][:, None].astype(np.float64))
-        losses = (opened * given.losses).sum(axis=0) + interaction * np.maximum(opened.sum(axis=0) - 1, 0)
-        unit = scores.T.astype(np.float32)
-        return Outcome(losses, losses, opened.T.astype(np.float32), unit, unit)
+        losses = (opened * each).sum(axis=0) + interaction * np.maximum(opened.sum(axis=0) - 1, 0)
+        return Outcome(losses, losses, opened.T.astype(np.float32), tuple(scores.astype(np.float32)))
 
     return run
 
@@ -91,7 +91,7 @@ def test_what_a_step_says_is_what_was_measured() -> None:
         outcome = measure(window_of(step.thresholds, (NEVER,) * 3))
         assert step.loss == pytest.approx(outcome.mean)
         gates = sum(0 < share < 1 for share in step.shares)
-        expected = float((outcome.decisions.mean(axis=0) * given.saved_ms).sum()) - gates * given.gate_ms
+        expected = float((outcome.shares.mean(axis=0) * given.saved_ms).sum()) - gates * given.gate_ms
         assert step.saved_ms == pytest.approx(expected)
 
 
@@ -104,7 +104,7 @@ def test_a_path_ends_at_the_first_loss_out_of_reach() -> None:
 
 def test_the_best_deal_goes_first() -> None:
     given = offer()
-    cheap = replace(given, losses=given.losses * np.array([1.0, 1.0, 1e-3])[:, None])
+    cheap = replace(given, losses=list(np.stack(given.losses) * np.array([1.0, 1.0, 1e-3])[:, None]))
     assert [share > 0 for share in path_of(cheap)[0].shares] == [False, False, True]
 
 
@@ -140,7 +140,8 @@ def test_neighbouring_floats_are_told_apart() -> None:
 
 def ladder_offer(losses: list[float], saved_ms: float = 1.0, gate_ms: float = 0.0) -> Offer:
     """One gate with these losses, in the order of its scores."""
-    return Offer(np.arange(float(len(losses)))[None], np.array([losses]), np.array([saved_ms]), gate_ms)
+    scores = np.arange(float(len(losses)))
+    return Offer([scores], [np.array(losses)], np.array([saved_ms]), np.zeros(1), gate_ms)
 
 
 def test_a_rung_is_the_loss_of_the_inputs_of_lowest_score() -> None:
@@ -186,16 +187,29 @@ def test_what_is_always_bypassed_has_no_floor() -> None:
     assert window.tolist() == [[NEVER, 0.5, ALWAYS], [1.0, 2.0, ALWAYS]]
 
 
-def test_gates_win_where_they_tell_inputs_apart() -> None:
+@pytest.mark.parametrize("faster", ["gated", "static"])
+def test_the_path_whose_end_is_faster_is_taken(faster: str) -> None:
     given = offer(2)
-    found = best_path(given, trial(given, limit=0.01), 0.05)
-    assert any(0 < share < 1 for share in found[0].shares)
+
+    def speed_of(step: Step) -> float:
+        return 2.0 if any(0 < share < 1 for share in step.shares) == (faster == "gated") else 1.0
+
+    found = best_path(given, trial(given, limit=0.02), 0.05, speed_of)
+    assert any(0 < share < 1 for item in found for share in item.shares) == (faster == "gated")
 
 
-def test_no_gates_win_where_gates_cost_too_much() -> None:
-    given = replace(offer(2, gate_ms=0.95), losses=np.full((2, UNITS), 1e-6))
-    found = best_path(given, trial(given, limit=0.01), 0.05)
-    assert {share for step in found for share in step.shares} <= {0.0, 1.0}
+def test_a_path_that_passes_nowhere_is_not_timed() -> None:
+    given = offer(2)
+    timed: list[Step] = []
+
+    def speed_of(step: Step) -> float:
+        timed.append(step)
+        return 1.0
+
+    found = best_path(given, trial(given, limit=0.002), 0.05, speed_of)
+    assert len(timed) == 1
+    assert any(0 < share < 1 for share in timed[0].shares)
+    assert timed[0] in found
 
 
 def step(*thresholds: float) -> Step:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from skipc.compiler.data import Dataset, input_specs
-from skipc.compiler.loss import relative_l2, resolve_loss
 from skipc.compiler.reference import BINS, with_references
 from skipc.compiler.running import Judged, judge
 from skipc.runtime import Session
@@ -23,10 +22,8 @@ def judged(start: int, count: int) -> Judged:
 
 
 def test_references_count_calibrations_scores() -> None:
-    loss = resolve_loss("relative-l2", np.ones((1, 3), np.float32), None)
-    assert loss.compare is relative_l2
     parts = [judged(100, 40), judged(200, 30)]
-    found = with_references(plan(), surveyed(NETWORK).model, judged(0, 60), parts, loss)
+    found = with_references(plan(), surveyed(NETWORK).model, judged(0, 60), parts)
     session = Session(compiled())
     first, second, third = (block.reference for block in found.blocks)
     assert second is None
@@ -45,12 +42,10 @@ def test_references_count_calibrations_scores() -> None:
 
 def test_a_plan_whose_gates_read_nothing_stays_as_it_is() -> None:
     constant = plan(blocks=plan().blocks[1:2], thresholds=((-np.inf,), (np.inf,)))
-    loss = resolve_loss("relative-l2", np.ones((1, 3), np.float32), None)
-    assert with_references(constant, surveyed(NETWORK).model, judged(0, 2), [judged(0, 2)], loss) is constant
+    assert with_references(constant, surveyed(NETWORK).model, judged(0, 2), [judged(0, 2)]) is constant
 
 
 def test_references_are_read_back() -> None:
-    loss = resolve_loss("relative-l2", np.ones((1, 3), np.float32), None)
-    found = with_references(plan(), surveyed(NETWORK).model, judged(0, 20), [judged(20, 20)], loss)
+    found = with_references(plan(), surveyed(NETWORK).model, judged(0, 20), [judged(20, 20)])
     again = plan_from_json(found.to_json(arrays=True), where="")
     assert [block.reference for block in again.blocks] == [block.reference for block in found.blocks]

@@ -10,7 +10,8 @@ import pytest
 
 from skipc.passes.base import GraphPass, run_passes
 from skipc.passes.expose import AttachDecisions, ExposeDecisions, with_outputs
-from skipc.passes.inject import InjectGates, InputWindow
+from skipc.passes.inject import InjectGates
+from skipc.passes.window import InputWindow
 from skipc.runtime import names
 from tests.gated import block, run, surveyed, window
 from tests.graphs import OPSETS, Network, conv_net, mlp, transformer
@@ -33,7 +34,7 @@ def test_decisions_and_scores_are_rows_of_samples(build: Callable[..., Network],
     blocks = tuple(block(region, seed=seed) for seed, region in enumerate(found.survey.blocks))
     passes: list[GraphPass] = [
         InjectGates(blocks, InputWindow()),
-        ExposeDecisions(tuple(item.region for item in blocks)),
+        ExposeDecisions(blocks),
     ]
     model = run_passes(found.model, passes)
     for batch in (1, 3):
@@ -51,7 +52,7 @@ def test_outputs_of_the_original_stay_in_front() -> None:
     network = mlp()
     found = surveyed(network)
     first = block(found.survey.blocks[0])
-    model = run_passes(found.model, [InjectGates((first,), InputWindow()), ExposeDecisions((first.region,))])
+    model = run_passes(found.model, [InjectGates((first,), InputWindow()), ExposeDecisions((first,))])
     assert [item.name for item in model.graph.output] == ["y", names.DECISIONS, names.SCORES]
 
 
@@ -59,12 +60,11 @@ def test_attached_decisions_leave_the_graph_as_it_is_and_can_be_merged_in() -> N
     network = transformer()
     found = surveyed(network)
     blocks = tuple(block(region, seed=seed) for seed, region in enumerate(found.survey.blocks))
-    regions = tuple(item.region for item in blocks)
     gated = run_passes(found.model, [InjectGates(blocks, InputWindow())])
-    attached = run_passes(gated, [AttachDecisions(regions)])
+    attached = run_passes(gated, [AttachDecisions(blocks)])
     assert attached.graph.SerializeToString() == gated.graph.SerializeToString()
     (entry,) = attached.metadata_props
     assert entry.key == names.DECISIONS_KEY
     attached.MergeFromString(base64.b64decode(entry.value))
-    exposed = ExposeDecisions(regions).apply(gated)
+    exposed = ExposeDecisions(blocks).apply(gated)
     assert attached.graph.SerializeToString() == exposed.graph.SerializeToString()

@@ -14,7 +14,8 @@ from onnx.reference import ReferenceEvaluator
 
 from skipc.passes.base import run_passes
 from skipc.passes.expose import ExposeDecisions, with_outputs
-from skipc.passes.inject import InjectGates, InputWindow
+from skipc.passes.inject import InjectGates
+from skipc.passes.window import InputWindow
 from skipc.runtime import names
 from skipc.runtime.plan import Block, Gate
 from tests.gated import block, random_gate, run, surveyed
@@ -29,7 +30,7 @@ def exposed(network: Network, gate: Gate | None = None) -> tuple[onnx.ModelProto
     found = surveyed(network)
     first = block(found.survey.blocks[0])
     first = replace(first, gate=gate or first.gate)
-    return run_passes(found.model, [InjectGates((first,), InputWindow()), ExposeDecisions((first.region,))]), first
+    return run_passes(found.model, [InjectGates((first,), InputWindow()), ExposeDecisions((first,))]), first
 
 
 def echo() -> onnx.ModelProto:

@@ -16,7 +16,8 @@ from onnx.reference import ReferenceEvaluator
 
 from skipc.passes.base import run_passes
 from skipc.passes.flow import node_inputs, subgraphs
-from skipc.passes.inject import InjectGates, InputWindow, LevelWindow, ReplaceRegions
+from skipc.passes.inject import InjectGates, ReplaceRegions
+from skipc.passes.window import InputWindow, LevelWindow
 from skipc.runtime import names
 from skipc.runtime.plan import Block
 from tests.gated import (

@@ -7,8 +7,9 @@ import onnx
 import pytest
 
 from skipc.passes.base import run_passes
-from skipc.passes.inject import InjectGates, LevelWindow
+from skipc.passes.inject import InjectGates
 from skipc.passes.stamp import SetLevel, StampPlan, is_compiled, plan_of
+from skipc.passes.window import LevelWindow
 from skipc.runtime import names
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Plan

@@ -22,9 +22,9 @@ def reason(
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        (reason(-3.0, 1.0), "bypassed: predicted loss 0.0498 is below the 0.135 that the level allows"),
-        (reason(-1.0, 0.0), "in full: predicted loss 0.368 is not below the 0.135 that the level allows"),
-        (reason(-2.0, 0.0), "in full: predicted loss 0.135 is not below the 0.135 that the level allows"),
+        (reason(-3.0, 1.0), "bypassed: predicted impact 0.0498 is below the allowed 0.135"),
+        (reason(-1.0, 0.0), "in full: predicted impact 0.368 is not below the allowed 0.135"),
+        (reason(-2.0, 0.0), "in full: predicted impact 0.135 is not below the allowed 0.135"),
         (reason(-6.0, 0.0), "in full: score -6 is at or below -5, the least that calibration saw"),
         (reason(NAN, 0.0), "in full: the score is not a number"),
         (reason(-3.0, 0.0), "in full: the score allows the bypass, but another row of the batch needs the block"),
@@ -34,7 +34,7 @@ def reason(
         (reason(9.0, 1.0, INF), "bypassed: this level bypasses the block for every input"),
         (reason(-9.0, 0.0, INF), "in full: score -9 is at or below -5, the least that calibration saw"),
         (reason(NAN, 0.0, INF), "in full: the score is not a number"),
-        (reason(1e30, 0.0), "in full: predicted loss 1.01e+304 is not below the 0.135 that the level allows"),
+        (reason(1e30, 0.0), "in full: predicted impact 1.01e+304 is not below the allowed 0.135"),
     ],
 )
 def test_reasons(found: str, expected: str) -> None:

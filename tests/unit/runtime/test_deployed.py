@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from skipc.runtime import Answer, Session, names
 from skipc.runtime.errors import InputError
 from skipc.runtime.session import is_equal
 from tests.deployment import NETWORK, compiled, feeds, original, parsed, plain, plan
-from tests.gated import surveyed
+from tests.gated import block, surveyed
+from tests.graphs import transformer
 
 FILE = compiled()
 
@@ -164,6 +166,38 @@ def test_the_level_may_be_an_input(given: int, level: int) -> None:
     assert answer.decisions is not None
     assert expected.decisions is not None
     assert answer.decisions.of(0) == expected.decisions.of(0)
+
+
+@pytest.mark.parametrize("granularity", ["sample", "token"])
+def test_rows_may_decide_for_themselves(granularity: str) -> None:
+    """What is shown for a sample does not depend on its batch mates, and tells which part of it was bypassed."""
+    network = transformer(norm="post")
+    found = surveyed(network)
+    region = next(item for item in found.survey.blocks if item.kind == "feed-forward")
+    made = block(region)
+    pooling = "none" if granularity == "token" else "mean"
+    made = replace(made, gate=replace(made.gate, pooling=pooling, granularity=granularity))
+
+    def opened(threshold: float) -> Session:
+        made_for = plan(blocks=(made,), thresholds=((-np.inf,), (threshold,)))
+        return Session(serialized(build(found.model, made_for)))
+
+    given = network.feeds(batch=6, length=8)
+    shut = opened(-np.inf).answer(given).decisions
+    assert shut is not None
+    session = opened(float(np.median(shut.scores)))
+    together = session.answer(given).decisions
+    assert together is not None
+    shares = together.bypassed[:, 0]
+    assert 0.0 < shares.mean() < 1.0
+    assert bool(((shares > 0) & (shares < 1)).any()) == (granularity == "token")
+    for row in range(6):
+        alone = session.answer({name: array[row : row + 1] for name, array in given.items()}).decisions
+        assert alone is not None
+        np.testing.assert_allclose(alone.bypassed, together.bypassed[row : row + 1])
+        np.testing.assert_allclose(alone.scores, together.scores[row : row + 1], rtol=1e-4, atol=1e-5)
+        expected = "of the rows bypassed" if 0 < shares[row] < 1 else "bypassed: " if shares[row] == 1 else "in full: "
+        assert expected in together.of(row)[0].reason
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,161 @@
+"""Cut regions out of a model: what moves into a branch, what stays, and what stands in for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, MutableSequence, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from skipc.passes.builder import Builder, Fragment
+from skipc.passes.flow import Flow, NodeSet, members, node_set
+from skipc.passes.narrow import Hidden, constants_of, find_hidden, narrowed
+from skipc.passes.normalize import copied_node
+from skipc.passes.regions import CONVOLUTION_OPS
+from skipc.passes.surrogate import write_bypass
+from skipc.runtime import names
+from skipc.runtime.plan import Array, Block, Region
+
+_Named = TypeVar("_Named", onnx.TensorProto, onnx.ValueInfoProto)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Cuts regions out of one model, which it changes: weights that move are taken from it, new ones are added."""
+
+    model: onnx.ModelProto
+    flow: Flow
+    position: Mapping[str, int]
+    constants: Mapping[str, Array]
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto, blocks: Sequence[Block]) -> Cut:
+        """Prepare to cut; the arrays of constants are read only where a narrow bypass needs them."""
+        flow = Flow.of(model.graph)
+        narrow = any(block.bypass.kind == "narrow" for block in blocks)
+        constants = constants_of(model.graph) if narrow else {}
+        return cls(model, flow, {node.name: i for i, node in enumerate(flow.nodes)}, constants)
+
+    def inside(self, blocks: Sequence[Block]) -> tuple[NodeSet, ...]:
+        """All that moves into the branches, block by block; refuses overlapping regions."""
+        found = tuple(self.moved(block) for block in blocks)
+        seen = 0
+        for nodes in found:
+            if seen & nodes:
+                raise ValueError("regions overlap")
+            seen |= nodes
+        return found
+
+    def _set(self, node_names: Iterable[str]) -> NodeSet:
+        return node_set(self.position[name] for name in node_names)
+
+    def moved(self, block: Block) -> NodeSet:
+        """A region's nodes, and the constant nodes that only nodes read of which the bypass has no copy."""
+        nodes = self._set(block.region.nodes)
+        readers = nodes & ~self._set(block.region.tail)
+        if block.bypass.kind == "narrow":
+            readers &= ~self._hidden(block.region).nodes
+        feeding = self.flow.union(self.flow.ancestors, members(nodes)) & ~self.flow.live
+        for i in sorted(members(feeding), reverse=True):
+            read_by = node_set(self._readers(i))
+            if read_by and not read_by & ~readers and not self._leaves(i):
+                readers |= 1 << i
+        return nodes | readers
+
+    def _readers(self, node: int) -> Iterable[int]:
+        return (i for name in self.flow.nodes[node].output for i in members(self.flow.consumers.get(name, 0)))
+
+    def _leaves(self, node: int) -> bool:
+        return any(name in self.flow.graph_outputs for name in self.flow.nodes[node].output)
+
+    def full_nodes(self, region: Region, moved: NodeSet) -> list[onnx.NodeProto]:
+        """Copies of a region's nodes that write `names.full`; constant target shapes are added to the model."""
+        nodes = [renamed(self.flow.nodes[i], {region.exit: names.full(region.name)}) for i in members(moved)]
+        by_name = {node.name: node for node in nodes}
+        for number, target in enumerate(region.targets):
+            constant = f"skipc/{region.name}/shape_{number}"
+            self.model.graph.initializer.append(numpy_helper.from_array(np.array(target.shape, np.int64), constant))
+            node = by_name[target.node]
+            node.input[1] = constant
+            kept = [item for item in node.attribute if item.name != "allowzero"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+        return nodes
+
+    def full_branch(self, region: Region, nodes: Sequence[onnx.NodeProto], moved: NodeSet) -> onnx.GraphProto:
+        """The branch that runs a region for all rows."""
+        branch = helper.make_graph(nodes, names.full(region.name), [], [result(region, names.full(region.name))])
+        branch.initializer.extend(self.take_kernels(moved))
+        written = {name for node in nodes for name in node.output}
+        branch.value_info.extend(take(self.model.graph.value_info, written | {region.exit}, written))
+        return branch
+
+    def take_kernels(self, moved: NodeSet) -> list[onnx.TensorProto]:
+        """Convolution kernels that only this region reads: ONNX Runtime lays them out anew only within their graph."""
+        convolutions = [i for i in members(moved) if self.flow.nodes[i].op_type in CONVOLUTION_OPS]
+        read = {name for i in convolutions for name in self.flow.nodes[i].input[1:] if name}
+        own = {name for name in read if not self.flow.consumers[name] & ~moved}
+        own -= {item.name for item in self.model.graph.input} | self.flow.graph_outputs
+        return take(self.model.graph.initializer, own, own)
+
+    def bypass(self, block: Block, opset: int) -> Fragment:
+        """The nodes of a bypass with a copy of the region's tail; they write the value `names.bypass`."""
+        region, prefix = block.region, names.bypass(block.region.name)
+        builder = Builder(prefix, opset)
+        first, tensors, hidden = self._narrowed(block)
+        written = write_bypass(builder, region, block.bypass, hidden)
+        if not region.tail or block.bypass.kind == "identity":
+            builder.op("Identity", [written], output=prefix)
+            fragment = builder.fragment()
+            return Fragment((*first, *fragment.nodes), (*tensors, *fragment.initializers))
+        inside = [self.flow.nodes[self.position[name]] for name in region.tail]
+        new = {region.merge: written, region.exit: prefix}
+        new |= {name: f"{prefix}/tail/{name}" for node in inside for name in node.output if name and name not in new}
+        fragment = builder.fragment()
+        tail = [renamed(node, new, f"{prefix}/tail") for node in inside]
+        return Fragment((*first, *fragment.nodes, *tail), (*tensors, *fragment.initializers))
+
+    def _narrowed(self, block: Block) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]:
+        """The hidden layer of a narrow bypass; nothing for other kinds."""
+        if block.bypass.kind != "narrow":
+            return [], [], ""
+        hidden = self._hidden(block.region)
+        units = block.bypass.arrays["units"]
+        return narrowed(self.flow, self.constants, hidden, units, names.bypass(block.region.name))
+
+    def _hidden(self, region: Region) -> Hidden:
+        found = find_hidden(self.flow, self.constants, region)
+        if found is None:
+            raise ValueError(f"region {region.name} has no hidden layer to narrow")
+        return found
+
+
+def result(region: Region, name: str) -> onnx.ValueInfoProto:
+    """The type of a branch's result, open dimensions nameless.
+
+    Where the original does not know that two are equal, knowing it would let ONNX Runtime pick other fusions than in
+    the original, slower ones among them.
+    """
+    dims = [dim if isinstance(dim, int) else None for dim in region.dims]
+    return helper.make_tensor_value_info(name, region.elem_type, dims)
+
+
+def take(items: MutableSequence[_Named], wanted: Iterable[str], kept: Iterable[str]) -> list[_Named]:
+    """Remove the items with these names from a repeated field, and return copies of those to keep elsewhere."""
+    wanted, kept = frozenset(wanted), frozenset(kept)
+    copies = [type(item).FromString(item.SerializeToString()) for item in items if item.name in wanted & kept]
+    for i in reversed([i for i, item in enumerate(items) if item.name in wanted]):
+        del items[i]
+    return copies
+
+
+def renamed(node: onnx.NodeProto, new: Mapping[str, str], prefix: str = "") -> onnx.NodeProto:
+    """A copy of a node that reads and writes values under new names."""
+    copy = copied_node(node)
+    copy.input[:] = [new.get(name, name) for name in node.input]
+    copy.output[:] = [new.get(name, name) for name in node.output]
+    copy.name = f"{prefix}/{node.name}" if prefix else node.name
+    return copy
