@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,19 +17,13 @@ CLOSE = 0.1
 """Of a margin, in units of the score: the predicted loss is within some 10 % of what the level allows."""
 
 
-@dataclass
-class GateSummary:
-    """One gate over a log.
+class _GateCount:
+    """Counts one gate over a log: shares bypassed, finite margins, and how often each reason, without its numbers."""
 
-    Attributes:
-        bypassed: share of rows bypassed, one for each sample.
-        margins: finite ones only.
-        reasons: how often each, without its numbers.
-    """
-
-    bypassed: list[float] = field(default_factory=list)
-    margins: list[float] = field(default_factory=list)
-    reasons: Counter[str] = field(default_factory=Counter)
+    def __init__(self) -> None:
+        self.bypassed: list[float] = []
+        self.margins: list[float] = []
+        self.reasons: Counter[str] = Counter()
 
     def add(self, gate: Json) -> None:
         """Count one request in."""
@@ -47,7 +40,7 @@ def _kind(reason: str) -> str:
 
 def summary(records: Iterable[Json]) -> Json:
     """What a log says altogether."""
-    gates: dict[str, GateSummary] = {}
+    gates: dict[str, _GateCount] = {}
     levels: Counter[str] = Counter()
     models: Counter[str] = Counter()
     times, latencies, dropped = [], [], 0
@@ -58,7 +51,7 @@ def summary(records: Iterable[Json]) -> Json:
         latencies.append(item["latency_ms"])
         dropped = max(dropped, item["dropped"])
         for gate in item["gates"]:
-            gates.setdefault(gate["name"], GateSummary()).add(gate)
+            gates.setdefault(gate["name"], _GateCount()).add(gate)
     return {
         "requests": len(times),
         "dropped": dropped,
@@ -70,7 +63,7 @@ def summary(records: Iterable[Json]) -> Json:
     }
 
 
-def _gate_json(name: str, gate: GateSummary) -> Json:
+def _gate_json(name: str, gate: _GateCount) -> Json:
     margins = np.array(gate.margins)
     return {
         "name": name,
