@@ -13,9 +13,9 @@ Both bounds are halves of `false_alarms`, the first shared out evenly among the 
 from __future__ import annotations
 
 import logging
-import queue
 import random
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,8 +32,12 @@ from skipc.runtime.watch import Alarm, State, Watch
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from skipc.runtime.decisions import Rows
+    from skipc.runtime.decisions import Decisions, Rows
     from skipc.runtime.deployed import Session
+
+
+PAUSE_S = 0.05
+"""From one look at what waits to the next."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +60,7 @@ class Monitor:
         loss: of the audits; None for the certificate's, where that needs no labels.
         false_alarms: probability, over the monitor's whole life, that any alarm is false.
         fall_back: whether an alarm puts level 0 in force.
-        on_alarm: called in the monitor's thread.
+        on_alarm: called in the monitor's thread, or in that of `flush`.
         window: live scores that PSI and KS look at.
         waiting: requests that may wait for the thread; more are skipped, and counted.
         seed: of every random choice.
@@ -77,8 +81,9 @@ class Monitor:
         self._audit_share, self._loss, self._fall_back, self._on_alarm = audit_share, loss, fall_back, on_alarm
         self._false_alarms, self._window, self._seed = false_alarms, window, seed
         self._random = random.Random(seed)
-        self._queue: queue.Queue[_Seen | None] = queue.Queue(waiting)
-        self._lock = threading.Lock()
+        self._most_waiting = waiting
+        self._waiting: deque[_Seen] = deque()
+        self._lock, self._turn, self._closed = threading.Lock(), threading.Lock(), threading.Event()
         self._skipped = 0
         self._worker = threading.Thread(target=self._work, name="skipc monitor", daemon=True)
 
@@ -111,36 +116,41 @@ class Monitor:
 
     def observe(self, answer: Answer) -> None:
         """See `Observer.observe`."""
-        if answer.decisions is None:
+        if answer.decisions is None or self._closed.is_set():
+            return
+        if len(self._waiting) >= self._most_waiting:
+            with self._lock:
+                self._skipped += 1
             return
         audited = self._judge is not None and answer.level != 0 and self._random.random() < self._audit_share
         audited = audited and self._output in answer.outputs
-        seen = _Seen(
+        # Waking the thread for each request would cost the request some 40 µs: it looks now and then.
+        self._waiting.append(self._seen(answer, answer.decisions, audited=audited))
+
+    def _seen(self, answer: Answer, decisions: Decisions, *, audited: bool) -> _Seen:
+        return _Seen(
             request=answer.request,
             level=answer.level,
-            scores=answer.decisions.scores,
-            bypassed=answer.decisions.bypassed,
+            scores=decisions.scores,
+            bypassed=decisions.bypassed,
             feeds={name: np.array(array) for name, array in answer.feeds.items()} if audited else None,
             output=np.array(answer.outputs[self._output]) if audited else None,
         )
-        try:
-            self._queue.put_nowait(seen)
-        except queue.Full:
-            with self._lock:
-                self._skipped += 1
 
     def _work(self) -> None:
-        while True:
-            seen = self._queue.get()
-            try:
-                if seen is None:
-                    return
-                self._look_at(seen)
-            except Exception:
-                # A loss or callback that fails must not end the watch.
-                logging.getLogger(__name__).exception("a request could not be watched")
-            finally:
-                self._queue.task_done()
+        while not self._closed.wait(PAUSE_S):
+            self.flush()
+        self.flush()
+
+    def flush(self) -> None:
+        """Look at every request that waits, in this thread."""
+        with self._turn:
+            while self._waiting:
+                try:
+                    self._look_at(self._waiting.popleft())
+                except Exception:
+                    # A loss or callback that fails must not end the watch.
+                    logging.getLogger(__name__).exception("a request could not be watched")
 
     def _look_at(self, seen: _Seen) -> None:
         with self._lock:
@@ -161,14 +171,10 @@ class Monitor:
         with self._lock:
             return self._watch.state(self._session.level, self._skipped)
 
-    def flush(self) -> None:
-        """Wait until the thread has got to every request."""
-        self._queue.join()
-
     def close(self) -> None:
         """Look at what is waiting, and end; later requests are no longer watched."""
+        self._closed.set()
         if self._worker.is_alive():
-            self._queue.put(None)
             self._worker.join()
 
     def __enter__(self) -> Monitor:
