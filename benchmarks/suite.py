@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from benchmarks import demo, help_time, minilm, overhead
+from benchmarks import demo, deployment, help_time, minilm, overhead
 from benchmarks.workbench import Json, Workbench
 
 BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
@@ -12,4 +12,5 @@ BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
     "demo": demo.run,
     "minilm": minilm.run,
     "overhead": overhead.run,
+    "deployment": deployment.run,
 }

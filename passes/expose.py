@@ -80,7 +80,11 @@ def _score(builder: Builder, block: Block) -> str:
     token = is_by_token(block.gate)
     index = builder.constant([0], np.int64)
     first = builder.op("Gather", [names.score(block.region.name), index], axis=2 if token else 1)
-    return _over_tokens(builder, block, first) if token else builder.op("Expand", [first, _rows(builder, block.region)])
+    if token:
+        return _over_tokens(builder, block, first)
+    # A constant score has one row, whatever the batch.
+    constant = block.gate.pooling == "constant"
+    return builder.op("Expand", [first, _rows(builder, block.region)]) if constant else first
 
 
 def _decision(builder: Builder, block: Block) -> str:
