@@ -16,7 +16,8 @@ from skipc.compiler.data import Batch, Dataset, batches
 from skipc.compiler.latency import interleaved, speedup_of
 from skipc.compiler.loss import Losses, resolve_loss
 from skipc.compiler.pipeline import exposed
-from skipc.compiler.report import rounded, speedup_json
+from skipc.compiler.report import speedup_json
+from skipc.compiler.report_measures import rounded
 from skipc.compiler.running import Judged, in_parallel, judge, run_plain
 from skipc.compiler.survey import Surveyed
 from skipc.passes.stamp import SetLevel

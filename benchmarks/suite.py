@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from benchmarks import demo, deployment, help_time, minilm, overhead
+from benchmarks import coverage, demo, deployment, help_time, minilm, overhead
 from benchmarks.workbench import Json, Workbench
 
 BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
     "help": help_time.run,
+    "coverage": coverage.run,
     "demo": demo.run,
     "minilm": minilm.run,
     "overhead": overhead.run,

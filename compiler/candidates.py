@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from skipc.compiler.data import Batch
-from skipc.compiler.fit import fit_bypass, rank_correlation
+from skipc.compiler.fit import fit_bypass
+from skipc.compiler.gradient import Gradients
 from skipc.compiler.impact import Costs, ablate, instrument, instrument_for, is_plain, measure_costs, typical, ungated
 from skipc.compiler.loss import Loss
 from skipc.compiler.moments import Observed, observe
 from skipc.compiler.narrow_fit import SHARES as NARROW_SHARES
 from skipc.compiler.narrow_fit import HiddenMoments, fit_narrow, observe_hidden
-from skipc.compiler.options import Option, best_options, in_graph_order, without_overlap
+from skipc.compiler.options import Option, best_options, in_graph_order, lesser_half, without_overlap
 from skipc.compiler.running import Judged
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
@@ -35,6 +36,7 @@ class Impact:
         region: its name.
         change: mean relative change of the value that passes through it (activation).
         influence: Block Influence (activation).
+        gradient: second-order estimate of the loss of leaving the region out; None where it was not measured.
         ablation: mean loss when the best of its bypasses always runs.
         bypass: kind of that bypass.
         saved_ms: latency that it saves, milliseconds a batch.
@@ -44,6 +46,7 @@ class Impact:
     region: str
     change: float
     influence: float
+    gradient: float | None
     ablation: float
     bypass: str
     saved_ms: float
@@ -57,13 +60,13 @@ class Candidates:
     Attributes:
         chosen: one option for each region to gate, in graph order, without overlaps.
         impacts: of all regions that were measured.
-        correlation: Spearman's between the activation measure (Block Influence) and ablation.
+        gradients: how the gradient measure came about.
         original_ms: median latency of the original on the timed batches.
     """
 
     chosen: tuple[Option, ...]
     impacts: tuple[Impact, ...]
-    correlation: float
+    gradients: Gradients
     original_ms: float
 
 
@@ -89,7 +92,13 @@ def study(surveyed: Surveyed, items: Sequence[Batch], settings: Settings) -> Stu
 
 
 def measure_candidates(
-    surveyed: Surveyed, original: Session, studied: Studied, judged: Judged, loss: Loss, settings: Settings
+    surveyed: Surveyed,
+    original: Session,
+    studied: Studied,
+    gradients: Gradients,
+    judged: Judged,
+    loss: Loss,
+    settings: Settings,
 ) -> Candidates:
     """Ablate and time every region on every kind of bypass asked for."""
     few = judged.first(ABLATION_UNITS)
@@ -101,12 +110,14 @@ def measure_candidates(
         original_ms.append(costs.original)
     middle = float(np.median(original_ms)) if original_ms else 0.0
     best = best_options(options, settings.risk)
-    impacts = tuple(_impact(option, studied.activations[option.region.name], middle) for option in best)
+    impacts = tuple(_impact(option, studied.activations[option.region.name], gradients, middle) for option in best)
     if settings.impact == "activation":
-        best = _by_activation(best, studied.activations)
+        best = lesser_half(best, {name: observed.influence for name, observed in studied.activations.items()})
+    elif settings.impact == "gradient":
+        best = lesser_half(best, gradients.impact)
     position = {node.name: i for i, node in enumerate(surveyed.model.graph.node)}
     chosen = in_graph_order(without_overlap(best, settings.risk), position)
-    return Candidates(chosen, impacts, _correlation(impacts), middle)
+    return Candidates(chosen, impacts, gradients, middle)
 
 
 def _rungs(surveyed: Surveyed, studied: Studied, settings: Settings) -> list[list[Block]]:
@@ -127,7 +138,7 @@ def _rungs(surveyed: Surveyed, studied: Studied, settings: Settings) -> list[lis
 def _measure(
     surveyed: Surveyed, original: Session, blocks: Sequence[Block], judged: Judged, loss: Loss, settings: Settings
 ) -> tuple[list[Option], Costs]:
-    session = instrument(surveyed.model, blocks)
+    session = instrument(surveyed.model, blocks, surveyed.executor)
     losses = ablate(session, judged, loss)[0].mean(axis=1)
     timed = session if is_plain(settings) else instrument_for(surveyed.model, blocks, settings)
     costs = measure_costs(original, timed, typical(judged.items))
@@ -135,27 +146,14 @@ def _measure(
     return [Option(block.region, block.bypass, float(lost), float(saved)) for block, lost, saved in rows], costs
 
 
-def _impact(option: Option, observed: Observed, original_ms: float) -> Impact:
+def _impact(option: Option, observed: Observed, gradients: Gradients, original_ms: float) -> Impact:
     return Impact(
         region=option.region.name,
         change=observed.change,
         influence=observed.influence,
+        gradient=gradients.impact.get(option.region.name),
         ablation=option.loss,
         bypass=option.bypass.kind,
         saved_ms=option.saved_ms,
         time_share=option.saved_ms / original_ms if original_ms else 0.0,
     )
-
-
-def _by_activation(options: Sequence[Option], observed: Mapping[str, Observed]) -> tuple[Option, ...]:
-    """The half of the options whose regions change least what passes through them."""
-    ranked = sorted(options, key=lambda option: observed[option.region.name].influence)
-    kept = {option.region.name for option in ranked[: (len(ranked) + 1) // 2]}
-    return tuple(option for option in options if option.region.name in kept)
-
-
-def _correlation(impacts: Sequence[Impact]) -> float:
-    if len(impacts) < 3:
-        return 0.0
-    first, second = ([getattr(item, name) for item in impacts] for name in ("influence", "ablation"))
-    return rank_correlation(np.array(first), np.array(second))

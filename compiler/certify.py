@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from skipc.compiler.calibrate import fixed_sequence, p_value, samples_needed, upper_bound
@@ -30,29 +30,34 @@ class Claim:
     binary: bool
 
 
-def require_enough(claim: Claim, units: int, share: float, batch_size: int, *, where: str) -> None:
+def require_enough(claim: Claim, units: Mapping[str, int], share: float, batch_size: int) -> None:
     """Refuse data that could not support the claim even if no loss were seen.
 
     Args:
         claim: to be supported.
-        units: in the calibration split.
+        units: in the calibration split of each data set, by its name.
         share: of all samples that the calibration split is.
         batch_size: samples in a unit.
-        where: data set to name.
 
     Raises:
-        PromiseError: says how many samples are needed.
+        PromiseError: says how many samples are needed, and where they are too few.
     """
     needed = samples_needed(claim.limit, claim.confidence, claim.binary)
-    if units >= needed:
+    short = {name: count for name, count in units.items() if count < needed}
+    if not short:
         return
+    there = f"there are {min(short.values())}"
+    if len(units) > 1:
+        counts = ", ".join(f"{count} in {name}" for name, count in short.items())
+        there = f"each of {len(units)} data sets is certified alone, and there are {counts}"
     what = (
         f"a mean loss of at most {claim.limit:g} with confidence {claim.confidence:g} needs at least {needed} "
-        f"calibration samples{' (batches)' if batch_size > 1 else ''} even if none shows any loss; there are {units}"
+        f"calibration samples{' (batches)' if batch_size > 1 else ''} even if none shows any loss; {there}"
     )
     in_all = -(-needed * batch_size * 100 // round(share * 100))
-    hint = f"give at least {in_all} samples in all, or allow more with --risk"
-    raise PromiseError("too-few-samples", what, where=where, hint=hint)
+    whole = "of each" if len(units) > 1 else "in all"
+    hint = f"give at least {in_all} samples {whole}, or allow more with --risk"
+    raise PromiseError("too-few-samples", what, where=", ".join(short), hint=hint)
 
 
 def certify(path: Sequence[Callable[[], Sequence[Losses]]], claim: Claim) -> tuple[Certificate, ...]:

@@ -23,8 +23,9 @@ EXIT_INTERRUPTED = 130
 
 # The same as in `settings`, which takes long to import; a test compares them.
 BYPASSES = ("auto", "identity", "affine", "low-rank", "linear", "narrow")
-IMPACTS = ("ablation", "activation")
+IMPACTS = ("ablation", "gradient", "activation")
 GRANULARITIES = ("auto", "batch", "sample", "token")
+GROUPINGS = ("none", "labels")
 
 
 def output_options(command: Command) -> Command:
@@ -46,6 +47,9 @@ threads_option = click.option(
 )
 batch_option = click.option(
     "--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Rows the model gets at a time."
+)
+group_option = click.option(
+    "--group-by", type=click.Choice(GROUPINGS), default="none", show_default=True, help="Certify each class by itself."
 )
 
 
@@ -104,6 +108,7 @@ def cli() -> None:
 @click.option("--mask", default="auto", show_default=True, help="Input that tells padding; or none.")
 @click.option("--bypass", type=click.Choice(BYPASSES), default="auto", show_default=True)
 @click.option("--impact", type=click.Choice(IMPACTS), default="ablation", show_default=True)
+@group_option
 @provider_option
 @batch_option
 @threads_option
@@ -112,6 +117,8 @@ def cli() -> None:
 @click.option("--level-input", is_flag=True, help="Let callers override the level.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Regions to leave alone, such as 'attention.*'.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--workers", type=click.IntRange(0), default=0, help="Measure in so many processes.  [default: threads]")
+@click.option("--dask", default="", metavar="ADDRESS", help="Measure on the workers of this Dask scheduler.")
 @output_options
 def compile_command(**options: Any) -> None:
     """Compile MODEL into a drop-in file that skips what an input does not need."""
@@ -153,6 +160,24 @@ def verify_command(context: click.Context, /, *, log: Path | None, limit: int, *
     from skipc.compiler.verbs import verify_verb
 
     _run(verify_verb, options)
+
+
+@cli.command("retune")
+@click.argument("compiled", type=click.Path(path_type=Path))
+@click.option("--level", type=click.IntRange(0), help="Put this level in force; 0 never bypasses.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Output file.  [default: COMPILED itself]")
+@click.option("--original", type=click.Path(path_type=Path), help="The model that was compiled.")
+@click.option("--data", multiple=True, metavar="[NAME=]PATH", help="Inputs to certify anew on; the compiler saw none.")
+@click.option("--risk", type=click.FloatRange(0, 1, True, True), help="Mean loss at most.  [default: as certified]")
+@click.option("--confidence", type=click.FloatRange(0, 1, True, True), help="[default: as certified]")
+@group_option
+@provider_option
+@output_options
+def retune_command(**options: Any) -> None:
+    """Change the level of COMPILED, or certify its levels on new data, without compiling again."""
+    from skipc.compiler.retune_verb import retune_verb
+
+    _run(retune_verb, options)
 
 
 @cli.command("explain")

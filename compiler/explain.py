@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from skipc.compiler.report import Json, rounded, table
+from skipc.compiler.report import Json, table
+from skipc.compiler.report_measures import rounded
 from skipc.runtime.decisions import GateDecision
 
 SCALE_WIDTH = 33

@@ -96,7 +96,7 @@ def gate_options(
     judged = evidence.judged
     choices = choose_granularity(surveyed, options, judged.items, evidence.joined, settings)
     plain = [_unfitted(surveyed, option, choices[option.region.name], evidence.mask) for option in options]
-    losses, smooth = ablate(instrument(surveyed.model, plain), judged, claim.loss)
+    losses, smooth = ablate(instrument(surveyed.model, plain, surveyed.executor), judged, claim.loss)
     by_token = [block for block in plain if is_by_token(block.gate)]
     tokens = observe_tokens(surveyed.model, by_token, evidence.single, settings.seed)
     fits = [_fitted(block, evidence, tokens, impact) for block, impact in zip(plain, smooth, strict=True)]
@@ -138,7 +138,7 @@ def _only(surveyed: Surveyed, whole: Gated, gates: Sequence[int], limit: float) 
         if step.loss <= HEADROOM * limit
     )
     blocks = kept(whole.blocks)
-    return Gated(blocks, kept(whole.fits), path, instrument(surveyed.model, blocks))
+    return Gated(blocks, kept(whole.fits), path, instrument(surveyed.model, blocks, surveyed.executor))
 
 
 def _by_unit(pooled: NDArray[np.float32], judged: Judged) -> NDArray[np.float32]:
@@ -159,7 +159,9 @@ def _with_path(
     claim: Claim,
     settings: Settings,
 ) -> Gated:
-    scores = run_gated(instrument(surveyed.model, blocks), shut(len(blocks)), judged, claim.loss).scores
+    scores = run_gated(
+        instrument(surveyed.model, blocks, surveyed.executor), shut(len(blocks)), judged, claim.loss
+    ).scores
     halves = {
         gate: threshold_at(scores[gate], 0.5)
         for gate, block in enumerate(blocks)
@@ -177,7 +179,7 @@ def _with_path(
         )
         for gate, (block, saved) in enumerate(zip(blocks, costs.saved, strict=True))
     )
-    model = instrument(surveyed.model, measured)
+    model = instrument(surveyed.model, measured, surveyed.executor)
     few = judged.first(PATH_UNITS[claim.loss.binary])
     weights = [_by_row(block, *pair) for block, *pair in zip(measured, scores, losses[1], strict=True)]
     offer = Offer([item.astype(np.float64) for item in scores], weights, costs.saved, costs.split, costs.gate)

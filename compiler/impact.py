@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from skipc.compiler.data import Batch
+from skipc.compiler.executors import Executor, Local
 from skipc.compiler.latency import Run, interleaved
 from skipc.compiler.loss import Loss
 from skipc.compiler.running import Instrumented, Judged, Window, opened, run_gated, shut
@@ -24,25 +25,30 @@ from skipc.runtime.plan import Array, Block, Bypass, Gate, Region
 from skipc.runtime.session import Session, open_session
 
 
-def instrument(model: onnx.ModelProto, blocks: Sequence[Block]) -> Instrumented:
+def instrument(model: onnx.ModelProto, blocks: Sequence[Block], executor: Executor) -> Instrumented:
     """The instrumented model: every block behind its `If`, thresholds as an input, decisions and scores as outputs."""
-    return instrument_for(model, blocks, Settings())
+    return Instrumented(executor.open(_instrumented(model, blocks)), tuple(blocks))
 
 
 def instrument_for(model: onnx.ModelProto, blocks: Sequence[Block], settings: Settings) -> Instrumented:
-    """The instrumented model, opened as the deployed one will be."""
+    """The instrumented model, opened here as the deployed one will be, for timing."""
+    session = open_session(_instrumented(model, blocks), provider=settings.provider, threads=settings.threads)
+    return Instrumented(session, tuple(blocks))
+
+
+def _instrumented(model: onnx.ModelProto, blocks: Sequence[Block]) -> bytes:
     blocks = tuple(blocks)
     gated = run_passes(model, [InjectGates(blocks, InputWindow()), ExposeDecisions(blocks)])
     tokens = [names.score(block.region.name) for block in blocks if is_by_token(block.gate)]
     shown = with_outputs(gated, tokens) if tokens else gated
-    session = open_session(shown.SerializeToString(), provider=settings.provider, threads=settings.threads)
-    return Instrumented(session, blocks)
+    data: bytes = shown.SerializeToString()
+    return data
 
 
 def is_plain(settings: Settings) -> bool:
-    """Whether the deployed model is opened as models are for measuring losses: one thread of the CPU for each run."""
+    """Whether the deployed model is opened as models are for measuring losses: here, on one thread of the CPU a run."""
     plain = Settings()
-    return (settings.provider, settings.threads) == (plain.provider, plain.threads)
+    return all(getattr(settings, name) == getattr(plain, name) for name in ("provider", "threads", "workers", "dask"))
 
 
 def ungated(region: Region, bypass: Bypass) -> Block:
@@ -137,7 +143,7 @@ def time_shares(model: onnx.ModelProto, regions: Sequence[Region], feeds: Mappin
     if not blocks:
         return {}
     batch = Batch(feeds, (0,), None)
-    costs = measure_costs(open_session(model.SerializeToString()), instrument(model, blocks), [batch])
+    costs = measure_costs(open_session(model.SerializeToString()), instrument(model, blocks, Local()), [batch])
     return {region.name: float(saved / costs.original) for region, saved in zip(regions, costs.saved, strict=True)}
 
 

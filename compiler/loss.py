@@ -123,12 +123,13 @@ def relative_l2(reference: Array, candidate: Array, _labels: NDArray[np.int64] |
 
 def kl(reference: Array, candidate: Array, _labels: NDArray[np.int64] | None) -> Array:
     """Kullback-Leibler divergence from the original's distribution along the last axis, in nats, capped at 1."""
-    are_probabilities = _is_distribution(reference)
-    one, two = (_log_probabilities(output, are_probabilities) for output in (reference, candidate))
+    are_probabilities = is_distribution(reference)
+    one, two = (log_probabilities(output, are_probabilities) for output in (reference, candidate))
     return np.asarray((np.exp(one) * (one - two)).sum(axis=-1))
 
 
-def _log_probabilities(output: Array, are_probabilities: bool) -> Losses:
+def log_probabilities(output: Array, are_probabilities: bool) -> Losses:
+    """Logarithms of the distributions along the last axis, from probabilities or from logits."""
     wide = output.astype(np.float64)
     if are_probabilities:
         return np.log(np.maximum(wide, TINY))
@@ -136,7 +137,7 @@ def _log_probabilities(output: Array, are_probabilities: bool) -> Losses:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-def _is_distribution(output: Array) -> bool:
+def is_distribution(output: Array) -> bool:
     """Whether rows are probabilities; 1e-3 allows for float16 softmax."""
     return bool((output >= 0).all() and np.allclose(output.sum(axis=-1, dtype=np.float64), 1.0, atol=1e-3))
 
@@ -192,10 +193,10 @@ def _chosen(reference: Array, labels: NDArray[np.int64] | None) -> str:
         return "relative-l2"
     classes = reference.shape[-1]
     norms = np.linalg.norm(reference.astype(np.float64), axis=-1)
-    if np.allclose(norms, 1.0, atol=1e-3) and not _is_distribution(reference):
+    if np.allclose(norms, 1.0, atol=1e-3) and not is_distribution(reference):
         return "cosine"
     labelled = labels is not None and int(labels.max(initial=0)) < classes
-    return "top1" if labelled or _is_distribution(reference) else "relative-l2"
+    return "top1" if labelled or is_distribution(reference) else "relative-l2"
 
 
 def _imported(name: str) -> Compare:

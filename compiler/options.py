@@ -54,3 +54,10 @@ def without_overlap(options: Sequence[Option], limit: float) -> tuple[Option, ..
 def in_graph_order(options: Sequence[Option], position: Mapping[str, int]) -> tuple[Option, ...]:
     """Options by the position of their region's first node."""
     return tuple(sorted(options, key=lambda option: position[option.region.nodes[0]]))
+
+
+def lesser_half(options: Sequence[Option], impact: Mapping[str, float]) -> tuple[Option, ...]:
+    """The half of the options whose regions have the least impact, by region name, in the order given."""
+    ranked = sorted(options, key=lambda option: impact[option.region.name])
+    kept = {option.region.name for option in ranked[: (len(ranked) + 1) // 2]}
+    return tuple(option for option in options if option.region.name in kept)

@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from skipc.compiler.bench import Bench, compare, run_shares, time_share_skipped
@@ -19,8 +20,10 @@ from skipc.compiler.candidates import Candidates, measure_candidates, study
 from skipc.compiler.certify import Claim, certify, require_enough
 from skipc.compiler.console import Console
 from skipc.compiler.data import Batch, Dataset, batches, padding_mask, split
+from skipc.compiler.executors import Executor, executor_for
 from skipc.compiler.fit import GateFit
 from skipc.compiler.gating import Evidence, Gated, gate_options, without_gate
+from skipc.compiler.gradient import measure_gradients
 from skipc.compiler.impact import instrument, ungated
 from skipc.compiler.loss import Loss, Losses, resolve_loss
 from skipc.compiler.planner import ALWAYS, NEVER, Step, levels_of, window_of
@@ -28,6 +31,7 @@ from skipc.compiler.probe import probe_feeds
 from skipc.compiler.reference import with_references
 from skipc.compiler.running import Judged, judge, run_gated, run_plain
 from skipc.compiler.settings import Settings
+from skipc.compiler.shift import LeftOut, estimate_shift
 from skipc.compiler.source import Source
 from skipc.compiler.static import Static, best_static
 from skipc.compiler.survey import Surveyed, survey_model
@@ -35,7 +39,7 @@ from skipc.compiler.verify import Verification, gates_shut_equality, verificatio
 from skipc.passes.expose import ExposeDecisions
 from skipc.runtime import names
 from skipc.runtime.errors import InputError, PromiseError
-from skipc.runtime.plan import Block, Bypass, Certificate, Plan
+from skipc.runtime.plan import Array, Block, Bypass, Certificate, Plan
 from skipc.runtime.session import Session, open_session
 
 SHARES = (0.4, 0.4, 0.2)
@@ -105,6 +109,9 @@ class Compiled:
         gate_fits: by region, of all gates that were fitted.
         static: the alternative without gates.
         measured: on *test*; None without data.
+        shift: what happened to clusters of the data that were left out; empty with several data sets.
+        gated: all blocks that got a gate and the path through their thresholds, whose model is closed if it ran in
+            another process; None without data.
     """
 
     model: onnx.ModelProto
@@ -116,6 +123,8 @@ class Compiled:
     gate_fits: Mapping[str, GateFit] = field(default_factory=dict)
     static: Static | None = None
     measured: Measured | None = None
+    shift: tuple[LeftOut, ...] = ()
+    gated: Gated | None = None
 
 
 def compile_model(source: Source, data: Sequence[Dataset], settings: Settings, console: Console) -> Compiled:
@@ -126,21 +135,25 @@ def compile_model(source: Source, data: Sequence[Dataset], settings: Settings, c
         PromiseError: there is too little data for the risk, or nothing could be gained at it.
     """
     # Many small products: with threads of its own the BLAS waits more than it works, by far where cores are shared.
-    with threadpool_limits(1):
-        return _compile_model(source, data, settings, console)
+    with threadpool_limits(1), executor_for(settings.workers, settings.dask) as executor:
+        return _compile_model(source, data, settings, console, executor)
 
 
-def _compile_model(source: Source, data: Sequence[Dataset], settings: Settings, console: Console) -> Compiled:
+def _compile_model(
+    source: Source, data: Sequence[Dataset], settings: Settings, console: Console, executor: Executor
+) -> Compiled:
     with console.stage("finding regions"):
-        surveyed = survey_model(source, data[0], settings.exclude)
+        surveyed = replace(survey_model(source, data[0], settings.exclude), executor=executor)
     _require_regions(surveyed)
     original = open_session(_bytes(surveyed.model), provider=settings.provider, threads=settings.threads)
     with console.stage("running the original on the data"):
         splits, claim = _split_and_judge(surveyed, original, data, settings)
     with console.stage("observing activations"):
         studied = study(surveyed, splits.single_fit, settings)
+    with console.stage("differentiating"):
+        gradients = measure_gradients(surveyed, original, splits.single_fit, claim.output, claim.loss, settings)
     with console.stage("measuring the impact and cost of every region"):
-        candidates = measure_candidates(surveyed, original, studied, splits.fit, claim.loss, settings)
+        candidates = measure_candidates(surveyed, original, studied, gradients, splits.fit, claim.loss, settings)
     _require_candidates(candidates)
     with console.stage("fitting gates and laying the path"):
         mask = _mask(surveyed, splits, settings)
@@ -151,13 +164,17 @@ def _compile_model(source: Source, data: Sequence[Dataset], settings: Settings, 
     with console.stage("building and verifying"):
         found = len(surveyed.survey.blocks)
         plan = _plan(source, data, gated, levels, splits, claim, settings, found)
-        plan = with_references(plan, surveyed.model, splits.fit, splits.calibrate)
+        plan = with_references(plan, surveyed, splits.fit, splits.calibrate)
         model = build(surveyed.model, plan, decisions=settings.decisions, level_input=settings.level_input)
         static = _static(surveyed, candidates, splits, claim)
         measured = _measure(surveyed, original, model, plan, static, data, splits, claim)
     _require_promises(measured)
+    with console.stage("estimating behaviour under shift"):
+        # With several data sets each of them is certified, which says more.
+        lone = candidates.chosen if len(data) == 1 else ()
+        shift = estimate_shift(surveyed, original, lone, evidence, claim, settings.seed)
     fits = {block.region.name: fit for block, fit in zip(gated.blocks, gated.fits, strict=True)}
-    return Compiled(model, plan, surveyed, claim.loss, candidates, gated.path, fits, static, measured)
+    return Compiled(model, plan, surveyed, claim.loss, candidates, gated.path, fits, static, measured, shift, gated)
 
 
 def compile_without_data(source: Source, settings: Settings, console: Console) -> Compiled:
@@ -214,10 +231,10 @@ def _split_and_judge(
     fits, calibrations, tests = zip(*judged, strict=True)
     per_sample = calibrations[0].units == calibrations[0].samples == sum(map(len, calibrations[0].references))
     claim = Claim(loss, output, settings.risk, settings.confidence, loss.binary and per_sample)
-    for dataset, part in zip(data, calibrations, strict=True):
-        require_enough(claim, part.units, SHARES[1], size if by_batch else 1, where=dataset.name)
-    single = tuple(item for row in parts for item in batches(row[0], 1, surveyed.inputs))
-    return Splits(_joined(fits), single, _several(parts[0][0], surveyed), calibrations, tests), claim
+    units = {dataset.name: part.units for dataset, part in zip(data, calibrations, strict=True)}
+    require_enough(claim, units, SHARES[1], size if by_batch else 1)
+    fit, single = joined(fits, [batches(row[0], 1, surveyed.inputs) for row in parts])
+    return Splits(fit, single, _several(parts[0][0], surveyed), calibrations, tests), claim
 
 
 def _several(part: Dataset, surveyed: Surveyed) -> tuple[Batch, ...]:
@@ -255,12 +272,23 @@ def _parts(dataset: Dataset, seed: int) -> list[Dataset]:
     return [dataset.subset(chosen) for chosen in split(len(dataset), SHARES, seed)]
 
 
-def _joined(parts: Sequence[Judged]) -> Judged:
-    """Several judged data sets as one, shuffled into one another so that its beginning stands for all of it."""
-    triples = [row for part in parts for row in zip(part.items, part.references, part.labels, strict=True)]
-    order = np.random.default_rng(0).permutation(len(triples)) if len(parts) > 1 else np.arange(len(triples))
-    items, references, labels = zip(*(triples[i] for i in order), strict=True)
-    return Judged(items, references, labels, parts[0].output, parts[0].by_batch)
+def joined(parts: Sequence[Judged], single: Sequence[Sequence[Batch]]) -> tuple[Judged, tuple[Batch, ...]]:
+    """Several judged data sets as one, shuffled into one another so that its beginning stands for all of it.
+
+    Args:
+        parts: one for each data set.
+        single: the samples of each of them one by one, which stay in the order of the batches that they are in.
+    """
+    units: list[tuple[Batch, Array, NDArray[np.int64] | None, Sequence[Batch]]] = []
+    for part, samples in zip(parts, single, strict=True):
+        ends = np.cumsum([len(item.indices) for item in part.items])
+        own = [samples[end - len(item.indices) : end] for item, end in zip(part.items, ends, strict=True)]
+        units += zip(part.items, part.references, part.labels, own, strict=True)
+    order = np.random.default_rng(0).permutation(len(units)) if len(parts) > 1 else np.arange(len(units))
+    items, references, labels, singles = zip(*(units[i] for i in order), strict=True)
+    return Judged(items, references, labels, parts[0].output, parts[0].by_batch), tuple(
+        item for unit in singles for item in unit
+    )
 
 
 def _certified_levels(gated: Gated, splits: Splits, claim: Claim) -> Levels:
@@ -341,7 +369,7 @@ def _bare_plan(
 
 def _static(surveyed: Surveyed, candidates: Candidates, splits: Splits, claim: Claim) -> Static | None:
     blocks = [ungated(option.region, option.bypass) for option in candidates.chosen]
-    session = instrument(surveyed.model, blocks)
+    session = instrument(surveyed.model, blocks, surveyed.executor)
     return best_static(session, blocks, candidates.chosen, splits.fit, splits.calibrate, claim)
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from skipc.compiler.impact import instrument
 from skipc.compiler.planner import window_of
 from skipc.compiler.running import Judged, Window, in_parallel
+from skipc.compiler.survey import Surveyed
 from skipc.runtime import names
 from skipc.runtime.plan import Plan, Reference
 from skipc.runtime.session import Session
@@ -21,20 +21,20 @@ BINS = 20
 Rows = NDArray[np.float32]
 
 
-def with_references(plan: Plan, model: onnx.ModelProto, fit: Judged, calibrate: Sequence[Judged]) -> Plan:
+def with_references(plan: Plan, surveyed: Surveyed, fit: Judged, calibrate: Sequence[Judged]) -> Plan:
     """The plan with a `Reference` for every block whose gate reads its input.
 
     Several data sets are counted together.
 
     Args:
         plan: without them.
-        model: the normalised original.
+        surveyed: the original.
         fit: where the edges of the bins come from, at the plan's level.
         calibrate: where the counts come from, at every level.
     """
     if all(block.gate.pooling == "constant" for block in plan.blocks):
         return plan
-    session = instrument(model, plan.blocks).session
+    session = instrument(surveyed.model, plan.blocks, surveyed.executor).session
     floors = [block.gate.floor for block in plan.blocks]
     windows = [window_of(row, floors) for row in plan.thresholds]
     scores, _ = _shown(session, windows[plan.level], [fit])
@@ -50,7 +50,7 @@ def _shown(session: Session, window: Window, data: Sequence[Judged]) -> tuple[Ro
     """Scores and shares bypassed as a deployment sees them, float32 [samples, gates] each."""
     wanted = (names.SCORES, names.DECISIONS)
     items = [item for part in data for item in part.items]
-    found = in_parallel(lambda item: session.run({**item.feeds, names.WINDOW: window}, wanted), items)
+    found = in_parallel(lambda item: session.run({**item.feeds, names.WINDOW: window}, wanted), items, session.parallel)
     scores, shares = (np.concatenate([result[name] for result in found]) for name in wanted)
     return scores, shares
 

@@ -10,6 +10,7 @@ from typing import Any
 from skipc.compiler.bench import Bench
 from skipc.compiler.latency import Speedup
 from skipc.compiler.pipeline import Compiled, Measured
+from skipc.compiler.report_measures import measures_json, measures_text, rounded, shift_json, shift_text
 from skipc.compiler.verify import Verification
 from skipc.passes.regions import Survey
 from skipc.runtime.plan import Certificate, Plan
@@ -17,11 +18,6 @@ from skipc.runtime.plan import Certificate, Plan
 SCHEMA = 1
 
 Json = dict[str, Any]
-
-
-def rounded(value: float, digits: int = 4) -> float:
-    """A number with so many significant digits."""
-    return float(f"{value:.{digits}g}")
 
 
 def speedup_json(speedup: Speedup) -> Json:
@@ -155,7 +151,7 @@ def details_json(compiled: Compiled, output: str, seconds: float) -> Json:
             {name: _plain(getattr(item, name)) for name in item.__dataclass_fields__}
             for item in (candidates.impacts if candidates else ())
         ],
-        "activation_ablation_rank_correlation": rounded(candidates.correlation) if candidates else None,
+        "impact_measures": measures_json(candidates) if candidates else None,
         "blocks": [
             {
                 "name": block.region.name,
@@ -172,6 +168,7 @@ def details_json(compiled: Compiled, output: str, seconds: float) -> Json:
             for block, share in zip(compiled.plan.blocks, shares, strict=True)
         ],
         "static_blocks": [block.region.name for block in compiled.static.blocks] if compiled.static else [],
+        "shift": shift_json(compiled.shift),
         "path": [{"loss": rounded(step.loss), "saved_ms": rounded(step.saved_ms)} for step in compiled.path],
         "rejected": survey_json(compiled.surveyed.survey, {})["rejected"],
         "model_digest": compiled.plan.model_digest,
@@ -206,7 +203,7 @@ def compile_text(details: Mapping[str, Any]) -> str:
             for b in details["blocks"]
         ],
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, *measures_text(details["impact_measures"]), *shift_text(details["shift"])])
 
 
 def _speed_text(details: Mapping[str, Any]) -> list[str]:
@@ -247,7 +244,8 @@ def page(details: Mapping[str, Any]) -> bytes:
         _section("What is promised", f"<p>{html.escape(promise)}</p>"),
         _section("Speed", _speed_html(details)),
         _section("Blocks", _rows_html(details["blocks"])),
-        _section("Impact of every region that was measured", _rows_html(details["impacts"])),
+        _section("Impact of every region that was measured", _impacts_html(details)),
+        _section("Unfamiliar data, estimated", _shift_html(details["shift"])),
         _section("The path that was tested", _rows_html(details["path"])),
         _section("Refused", _rows_html(details["rejected"])),
         _section("Made from", f"<pre>{html.escape(json.dumps(_origin(details), indent=1))}</pre>"),
@@ -257,6 +255,16 @@ def page(details: Mapping[str, Any]) -> bytes:
     body = "".join(sections) + f'<script type="application/json" id="skipc-report">{data}</script>'
     title = html.escape(f"skipc: {details['output']}")
     return f"{_HEAD}<title>{title}</title><body><h1>{title}</h1>{body}</body></html>\n".encode()
+
+
+def _impacts_html(details: Mapping[str, Any]) -> str:
+    return _rows_html(details["impacts"]) + "".join(
+        f"<p>{html.escape(line)}</p>" for line in measures_text(details["impact_measures"])
+    )
+
+
+def _shift_html(found: Mapping[str, Any] | None) -> str:
+    return f"<p>{html.escape(found['note'])}</p>{_rows_html(found['clusters'])}" if found else ""
 
 
 def _origin(details: Mapping[str, Any]) -> Json:

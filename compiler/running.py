@@ -30,9 +30,15 @@ def workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_parallel(function: Callable[[Batch], Result], items: Sequence[Batch]) -> list[Result]:
-    """Map over batches, in order, on all cores; ONNX Runtime works outside Python's lock."""
-    with ThreadPoolExecutor(workers()) as pool:
+def in_parallel(function: Callable[[Batch], Result], items: Sequence[Batch], at_once: int = 0) -> list[Result]:
+    """Map over batches, in order, on all cores; ONNX Runtime works outside Python's lock.
+
+    Args:
+        function: runs a batch.
+        items: the batches.
+        at_once: `Session.parallel` of what runs them.
+    """
+    with ThreadPoolExecutor(at_once or workers()) as pool:
         return list(pool.map(function, items))
 
 
@@ -161,7 +167,10 @@ def run_gated(model: Instrumented, window: Window, judged: Judged, loss: Loss) -
     """
     tokens = [names.score(block.region.name) for block in model.blocks if is_by_token(block.gate)]
     wanted = [judged.output, names.DECISIONS, names.SCORES, *tokens]
-    results = in_parallel(lambda item: model.session.run({**item.feeds, names.WINDOW: window}, wanted), judged.items)
+    session = model.session
+    results = in_parallel(
+        lambda item: session.run({**item.feeds, names.WINDOW: window}, wanted), judged.items, session.parallel
+    )
     outputs = [result[judged.output] for result in results]
     actual = judged.losses(loss.of, outputs)
     return Outcome(

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from skipc.passes.surrogate import KINDS
 
 BYPASSES = ("auto", *KINDS)
-IMPACTS = ("ablation", "activation")
+IMPACTS = ("ablation", "gradient", "activation")
 GRANULARITIES = ("auto", "batch", "sample", "token")
+GROUPINGS = ("none", "labels")
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Settings:
         mask: graph input that says which tokens are padding, ``auto`` to find it, ``none`` to pool over all.
         bypass: kind of bypass, or ``auto`` to choose for each block.
         impact: measure that shortlists blocks.
+        group_by: what is certified one by one beside the data sets themselves: nothing, or each class.
         provider: ``cpu`` or ``cuda``.
         batch_size: rows that the deployed model gets at a time.
         threads: intra-op threads of the deployed model.
@@ -31,6 +33,8 @@ class Settings:
         level_input: let callers override the level.
         exclude: patterns of region names that stay as they are.
         seed: of every random choice.
+        workers: processes that measure losses; 0 for threads of this one.
+        dask: address of a Dask scheduler whose workers measure losses; empty for none.
     """
 
     loss: str = "auto"
@@ -41,6 +45,7 @@ class Settings:
     mask: str = "auto"
     bypass: str = "auto"
     impact: str = "ablation"
+    group_by: str = "none"
     provider: str = "cpu"
     batch_size: int = 1
     threads: int = 1
@@ -48,3 +53,5 @@ class Settings:
     level_input: bool = False
     exclude: tuple[str, ...] = ()
     seed: int = 0
+    workers: int = 0
+    dask: str = ""

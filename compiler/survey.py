@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 
 import onnx
 
 from skipc.compiler.build import normalized
 from skipc.compiler.data import Dataset, InputSpec, input_specs
+from skipc.compiler.executors import Executor, Local
 from skipc.compiler.probe import probe_feeds, probe_types
 from skipc.compiler.source import Source
 from skipc.passes.flow import Flow
@@ -31,12 +32,14 @@ class Surveyed:
         inputs: what it must be fed.
         survey: its regions and the refusals, without what the user excluded.
         types: of its values; extents of one name are equal.
+        executor: where losses of changed versions of it are measured.
     """
 
     model: onnx.ModelProto
     inputs: tuple[InputSpec, ...]
     survey: Survey
     types: Mapping[str, ValueType]
+    executor: Executor = field(default_factory=Local)
 
 
 def survey_model(source: Source, data: Dataset | None, exclude: Sequence[str] = ()) -> Surveyed:
@@ -50,11 +53,11 @@ def survey_model(source: Source, data: Dataset | None, exclude: Sequence[str] = 
     feeds = probe_feeds(model, inputs, data)
     _require_deterministic(model, feeds[0])
     types = probe_types(model, feeds)
-    survey = _with_rows(find_regions(model, types), model, types)
+    survey = with_rows(find_regions(model, types), model, types)
     return Surveyed(model, inputs, _without(survey, exclude), types)
 
 
-def _with_rows(survey: Survey, model: onnx.ModelProto, types: Mapping[str, ValueType]) -> Survey:
+def with_rows(survey: Survey, model: onnx.ModelProto, types: Mapping[str, ValueType]) -> Survey:
     """The same regions with what it takes to run them for some rows only."""
     flow, targets = Flow.of(model.graph), constant_targets(model, constants_of(model.graph))
 

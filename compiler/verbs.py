@@ -12,6 +12,7 @@ from skipc.compiler.build import build, require_same_model, serialized
 from skipc.compiler.console import Console
 from skipc.compiler.data import Dataset, batches, input_specs, load_dataset
 from skipc.compiler.emit import check_writable, write_all
+from skipc.compiler.groups import grouped
 from skipc.compiler.impact import time_shares
 from skipc.compiler.pipeline import Compiled, compile_model, compile_without_data, exposed
 from skipc.compiler.probe import probe_feeds
@@ -48,7 +49,7 @@ def compile_verb(
     source = load_model(model)
     if plan is not None:
         return _compile_from_plan(source, plan, files, settings, console, start)
-    datasets = _datasets(source, data)
+    datasets = grouped(_datasets(source, data), settings.group_by)
     if datasets:
         compiled = compile_model(source, datasets, settings, console)
     else:
@@ -64,7 +65,17 @@ def _contents(compiled: Compiled, details: Json) -> tuple[bytes, bytes, bytes]:
 
 
 def _without_details(details: Json) -> Json:
-    hidden = ("impacts", "path", "rejected", "model_digest", "data_digests", "versions", "static_blocks")
+    hidden = (
+        "impacts",
+        "impact_measures",
+        "path",
+        "rejected",
+        "model_digest",
+        "data_digests",
+        "versions",
+        "static_blocks",
+        "shift",
+    )
     return {name: value for name, value in details.items() if name not in hidden}
 
 
@@ -86,12 +97,7 @@ def _datasets(source: Source, specs: Sequence[str]) -> tuple[Dataset, ...]:
     if not specs and sidecar.exists():
         specs = (f"{source.path.stem}={sidecar}",)
     inputs = input_specs(source.model)
-    found = tuple(load_dataset(spec, inputs) for spec in specs)
-    names = [dataset.name for dataset in found]
-    if len(set(names)) < len(names):
-        hint = "name them: --data NAME=PATH"
-        raise InputError("data-name-twice", f"two data sets are called {names[0]}", where="--data", hint=hint)
-    return found
+    return tuple(load_dataset(spec, inputs) for spec in specs)
 
 
 def _compile_from_plan(

@@ -4,9 +4,9 @@ Each region's own nodes move unchanged into the `else` branch (``skipc/<region>/
 unless they are convolution kernels, and the bypass becomes the `then` branch. The `If` writes the region's exit value
 under its old name, so nothing behind it changes.
 
-Where every row decides for itself, the `then` branch is for "none needs the region", and the `else` branch tells
-"some" (``skipc/<region>/rows``) from "all". Convolutions have no branch for "all": their kernels have to lie in the
-branch that reads them, and would be in the file twice.
+Where every row decides for itself, the first `If` tells "none needs the region" from "some do", its `else` branch runs
+the region for those rows, and a second one runs the bypass for the others if there are any. The two do not nest: ONNX
+Runtime prepares weights for the branch of an `If`, but not for a branch within a branch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from skipc.passes.normalize import copied_node, sort_nodes
 from skipc.passes.rows import RowWriter
 from skipc.passes.window import Window, limits_name
 from skipc.runtime import names
-from skipc.runtime.plan import Block
+from skipc.runtime.plan import Block, Region
 
 FIRST = -1.0
 """Preferred place of nodes that belong before all others."""
@@ -108,7 +108,7 @@ def _gated(model: onnx.ModelProto, blocks: Sequence[Block], placed: Placed, *, l
         else:
             write_condition(builder, block.region, names.agreed(block.region.name))
         _place(model, placed, builder.fragment(), cut.flow.producer.get(block.region.entry, FIRST) + 0.5)
-        placed.append((float(next(members(moved))), _if(cut, block, moved)))
+        placed += [(float(next(members(moved))), node) for node in _ifs(cut, block, moved)]
     _keep_rest(cut, inside, placed)
     return model
 
@@ -120,34 +120,41 @@ def _masks(blocks: Sequence[Block], opset: int) -> Fragment:
     return builder.fragment()
 
 
-def _if(cut: Cut, block: Block, moved: NodeSet) -> onnx.NodeProto:
-    """The `If` that stands for a region."""
+def _ifs(cut: Cut, block: Block, moved: NodeSet) -> list[onnx.NodeProto]:
+    """The `If` that stands for a region, or two and their condition where its rows decide for themselves."""
     region, opset = block.region, opset_of(cut.model)
     bypass = _settled(cut, cut.bypass(block, opset))
-    prefix = names.bypass(region.name)
+    name, condition, prefix = names.block(region.name), names.gate(region.name), names.bypass(region.name)
     then = helper.make_graph(bypass.nodes, prefix, [], [result(region, prefix)], bypass.initializers)
-    nodes = cut.full_nodes(region, moved)
-    full = cut.full_branch(region, nodes, moved)
-    if decides_by_row(block.gate):
-        full = _by_row(block, full, bypass, opset)
-    return _if_node(names.block(region.name), names.gate(region.name), region.exit, then, full)
-
-
-def _by_row(block: Block, full: onnx.GraphProto, bypass: Fragment, opset: int) -> onnx.GraphProto:
-    """The branch for blocks of which some rows need the region, or all."""
-    region = block.region
+    full = cut.full_branch(region, cut.full_nodes(region, moved), moved)
+    if not decides_by_row(block.gate):
+        return [_if_node(name, condition, region.exit, then, full)]
     writer = RowWriter(region, is_by_token(block.gate), opset)
-    skip = block.bypass.kind == "identity"
-    rows = writer.branch(full.node, bypass, full.initializer, skip=skip)
-    if full.initializer:
-        return rows
-    name = names.some(region.name)
-    builder = Builder(name, opset)
-    largest = builder.op("ReduceMax", [names.agreed(region.name)], keepdims=0)
-    condition = builder.cast(largest, TensorProto.BOOL)
-    fragment = builder.fragment()
-    chosen = _if_node(f"{name}/if", condition, name, rows, full)
-    return helper.make_graph([*fragment.nodes, chosen], name, [], [result(region, name)], fragment.initializers)
+    mixed, rows = names.mixed(region.name), names.rows(region.name)
+    some = writer.branch(names.full(region.name), full.node, agreed=False, base=region.entry)
+    some.initializer.extend(full.initializer)
+    if block.bypass.kind == "identity":
+        return [_if_node(name, condition, region.exit, then, some)]
+    renaming = [renamed(node, {prefix: rows}) for node in bypass.nodes]
+    others = writer.branch(rows, renaming, agreed=True, base=mixed, prefix=rows)
+    others.initializer.extend(bypass.initializers)
+    builder = Builder(f"{mixed}/otherwise", opset)
+    builder.op("Identity", [mixed], output=f"{mixed}/same")
+    same = helper.make_graph(builder.fragment().nodes, f"{mixed}/same", [], [result(region, f"{mixed}/same")])
+    return [
+        _if_node(name, condition, mixed, then, some),
+        *_mixed_condition(region, opset),
+        _if_node(f"{mixed}/if", f"{mixed}/condition", region.exit, others, same),
+    ]
+
+
+def _mixed_condition(region: Region, opset: int) -> Sequence[onnx.NodeProto]:
+    """Whether rows disagree: the largest of their decisions is not the smallest."""
+    builder = Builder(names.mixed(region.name), opset)
+    agreed = names.agreed(region.name)
+    ends = [builder.op(op_type, [agreed], keepdims=0) for op_type in ("ReduceMax", "ReduceMin")]
+    builder.cast(builder.op("Sub", ends), TensorProto.BOOL, output=f"{names.mixed(region.name)}/condition")
+    return tuple(builder.fragment().nodes)
 
 
 def _if_node(

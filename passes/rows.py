@@ -1,4 +1,4 @@
-"""Run a region for some rows only: gather the rows that need it, run it on them, scatter them over the others.
+"""Run a region, or its bypass, for some rows only: gather them, run it on them, scatter them over the others.
 
 Rows are samples along axis 0, or the tokens of all samples together. A region for tokens sees them as the tokens of
 one sample. All of it in operators that every runtime has: NonZero, Gather and ScatterND.
@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from skipc.passes.builder import Builder, Fragment
+from skipc.passes.builder import Builder
 from skipc.passes.cut import renamed, result
 from skipc.passes.flow import Flow
 from skipc.passes.regions import ValueType
@@ -40,7 +40,7 @@ def side_values(flow: Flow, region: Region, types: Mapping[str, ValueType]) -> t
 
 @dataclass(frozen=True)
 class RowWriter:
-    """Writes the branch of one region.
+    """Writes the branches of one region that run for some rows.
 
     Attributes:
         region: whose rows are told apart.
@@ -52,43 +52,30 @@ class RowWriter:
     tokens: bool
     opset: int
 
-    @property
-    def prefix(self) -> str:
-        """Of all names in the branch."""
-        return names.rows(self.region.name)
-
     def branch(
-        self, full: Sequence[onnx.NodeProto], bypass: Fragment, kernels: Sequence[onnx.TensorProto], *, skip: bool
+        self, name: str, nodes: Sequence[onnx.NodeProto], *, agreed: bool, base: str, prefix: str = ""
     ) -> onnx.GraphProto:
-        """The branch for some rows.
+        """The branch that runs nodes for the rows that agree to the bypass, or for those that do not.
 
         Args:
-            full: the region's nodes, writing `names.full`.
-            bypass: nodes writing `names.bypass`, with those initializers that belong beside them.
-            kernels: initializers that belong beside the region's nodes.
-            skip: whether the bypass is the entry value itself.
+            name: of the branch and of its result, and what the nodes write the rows' values to.
+            nodes: of the region or of its bypass.
+            agreed: which rows.
+            base: value whose other rows are kept.
+            prefix: of the names of copied nodes and of what they write; empty where they are no copies.
         """
-        region = self.region
-        taking = Builder(f"{self.prefix}/take", self.opset)
-        flat = taking.op("Reshape", [names.agreed(region.name), taking.constant([-1], np.int64)])
-        base = self._flat(taking, region.entry)
-        refused = taking.op("Not", [taking.cast(flat, TensorProto.BOOL)])
-        parts = [("full", refused, names.full(region.name), tuple(full))]
-        if not skip:
-            parts.append(("bypass", flat, names.bypass(region.name), bypass.nodes))
-        putting = Builder(f"{self.prefix}/put", self.opset)
-        nodes: list[onnx.NodeProto] = []
-        value = base
-        for part, chosen, written, original in parts:
-            index = self._index(taking, chosen, part)
-            taken = self._taken(taking, original, base, index, part)
-            nodes += _copied(original, taken, f"{self.prefix}/{part}")
-            value = self._put(putting, value, index, f"{self.prefix}/{part}/{written}")
-        self._shaped(putting, value)
-        nodes = [*taking.fragment().nodes, *nodes, *putting.fragment().nodes]
-        branch = helper.make_graph(nodes, self.prefix, [], [result(region, self.prefix)])
-        branch.initializer.extend((*taking.fragment().initializers, *putting.fragment().initializers))
-        branch.initializer.extend((*kernels, *([] if skip else bypass.initializers)))
+        builder = Builder(f"{name}/take", self.opset)
+        index = self._index(builder, agreed)
+        taken = self._taken(builder, nodes, index, name)
+        first = builder.fragment()
+        new = {value: f"{prefix}/{value}" for node in nodes for value in node.output if value and prefix}
+        written = {name: f"{name}/result"}
+        inside = [renamed(node, {**new, **taken, **written}, prefix) for node in nodes]
+        builder = Builder(f"{name}/put", self.opset)
+        self._put(builder, base, index, f"{name}/result", name)
+        last = builder.fragment()
+        branch = helper.make_graph([*first.nodes, *inside, *last.nodes], name, [], [result(self.region, name)])
+        branch.initializer.extend((*first.initializers, *last.initializers))
         return branch
 
     def _flat(self, builder: Builder, value: str) -> str:
@@ -97,45 +84,34 @@ class RowWriter:
             return value
         return builder.op("Reshape", [value, builder.constant([-1, self.region.channels], np.int64)])
 
-    def _index(self, builder: Builder, chosen: str, part: str) -> str:
+    def _index(self, builder: Builder, agreed: bool) -> str:
         """Positions of the chosen rows, int64 [n]."""
-        found = builder.op("NonZero", [chosen])
-        return builder.op("Reshape", [found, builder.constant([-1], np.int64)], output=f"{self.prefix}/{part}/index")
+        flat = builder.op("Reshape", [names.agreed(self.region.name), builder.constant([-1], np.int64)])
+        chosen = flat if agreed else builder.op("Not", [builder.cast(flat, TensorProto.BOOL)])
+        return builder.op("Reshape", [builder.op("NonZero", [chosen]), builder.constant([-1], np.int64)])
 
-    def _taken(
-        self, builder: Builder, nodes: Sequence[onnx.NodeProto], base: str, index: str, part: str
-    ) -> Mapping[str, str]:
+    def _taken(self, builder: Builder, nodes: Sequence[onnx.NodeProto], index: str, name: str) -> Mapping[str, str]:
         """Gather the rows of the values that the nodes read: new names by old."""
-        region = self.region
-        read = {name for node in nodes for name in node.input}
-        found = {}
-        for value in (region.entry, *region.sides):
-            if value not in read:
-                continue
-            name = f"{self.prefix}/{part}/{value}"
-            source = base if value == region.entry else value
+        read = {value for node in nodes for value in node.input}
+        found = {value: rows_name(name, value) for value in (self.region.entry, *self.region.sides) if value in read}
+        for value, gathered in found.items():
             if self.tokens:
-                rows = builder.op("Gather", [source, index], axis=0)
-                builder.unsqueeze(rows, 0, output=name)
+                rows = builder.op("Gather", [self._flat(builder, value), index], axis=0)
+                builder.unsqueeze(rows, 0, output=gathered)
             else:
-                builder.op("Gather", [source, index], axis=0, output=name)
-            found[value] = name
+                builder.op("Gather", [value, index], axis=0, output=gathered)
         return found
 
-    def _put(self, builder: Builder, value: str, index: str, rows: str) -> str:
-        """The value with these rows in place of its own at the index."""
-        if self.tokens:
-            rows = builder.op("Reshape", [rows, builder.constant([-1, self.region.channels], np.int64)])
-        return builder.op("ScatterND", [value, builder.unsqueeze(index, 1), rows])
-
-    def _shaped(self, builder: Builder, value: str) -> None:
-        if self.tokens:
-            builder.op("Reshape", [value, builder.op("Shape", [self.region.entry])], output=self.prefix)
-        else:
-            builder.op("Identity", [value], output=self.prefix)
+    def _put(self, builder: Builder, base: str, index: str, rows: str, output: str) -> None:
+        """The base with these rows in place of its own at the index."""
+        at = builder.unsqueeze(index, 1)
+        if not self.tokens:
+            builder.op("ScatterND", [base, at, rows], output=output)
+            return
+        whole = builder.op("ScatterND", [self._flat(builder, base), at, self._flat(builder, rows)])
+        builder.op("Reshape", [whole, builder.op("Shape", [base])], output=output)
 
 
-def _copied(nodes: Sequence[onnx.NodeProto], taken: Mapping[str, str], prefix: str) -> list[onnx.NodeProto]:
-    """Copies of nodes that read gathered values and write everything under new names."""
-    new = {name: f"{prefix}/{name}" for node in nodes for name in node.output if name}
-    return [renamed(node, {**new, **taken}, prefix) for node in nodes]
+def rows_name(branch: str, value: str) -> str:
+    """Name of a value's gathered rows in a branch."""
+    return f"{branch}/rows/{value}"

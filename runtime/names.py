@@ -14,6 +14,9 @@ FLOORS = "skipc.floors"
 WINDOW = "skipc.window"
 """Input of the instrumented model only, float32 [2, gates]: thresholds, then negated floors."""
 
+REGION_MASK = "skipc.region_mask"
+"""Input of the masked model only, float32 [regions]: a factor for what each region adds to its entry value."""
+
 DECISIONS = "skipc.decisions"
 """Optional output, float32 [batch, gates]: the share of a sample's rows for which the block was bypassed."""
 
@@ -47,14 +50,14 @@ def agreed(region: str) -> str:
     return f"skipc/{region}/agreed"
 
 
+def mixed(region: str) -> str:
+    """Name of a region's result before the rows that do not need it are put in; prefix of what puts them in."""
+    return f"skipc/{region}/mixed"
+
+
 def rows(region: str) -> str:
-    """Name of the branch that runs a region for some rows only, and of its result."""
+    """Name of the branch that runs a region's bypass for some rows, and of its result."""
     return f"skipc/{region}/rows"
-
-
-def some(region: str) -> str:
-    """Name of the branch that holds a region for all rows beside the region for some rows, and of its result."""
-    return f"skipc/{region}/some"
 
 
 def mask(name: str) -> str:

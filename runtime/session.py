@@ -29,12 +29,14 @@ class Session:
         inputs: names of its inputs.
         outputs: names of its outputs.
         inference: the `onnxruntime.InferenceSession` itself.
+        parallel: runs that it takes at a time; 0 for as many as there are cores.
     """
 
     provider: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     inference: Any
+    parallel: int = 0
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run the model once; all outputs by name, or only those asked for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from skipc.compiler.probe import probe_types
+from skipc.compiler.survey import with_rows
 from skipc.passes.base import run_passes
 from skipc.passes.expose import with_outputs
 from skipc.passes.inject import InjectGates
@@ -40,7 +41,8 @@ def surveyed(network: Network) -> Surveyed:
     """Survey a network by two runs that differ in all named dimensions."""
     model = run_passes(network.model, [Normalize()])
     feeds = [network.feeds(batch=1, length=4), network.feeds(batch=2, length=5)]
-    return Surveyed(model, find_regions(model, probe_types(model, feeds)))
+    types = probe_types(model, feeds)
+    return Surveyed(model, with_rows(find_regions(model, types), model, types))
 
 
 def random_bypass(kind: str, channels: int, seed: int = 0) -> Bypass:
@@ -71,6 +73,12 @@ def random_gate(channels: int, seed: int = 0) -> Gate:
 def block(region: Region, kind: str = "linear", seed: int = 0) -> Block:
     """A region with a random gate and a random bypass."""
     return Block(region, random_bypass(kind, region.channels, seed), random_gate(region.channels, seed))
+
+
+def deciding(item: Block, granularity: str, mask: str = "") -> Block:
+    """The same block with a gate for samples or for tokens."""
+    pooling = "none" if granularity == "token" else "mean"
+    return replace(item, gate=replace(item.gate, granularity=granularity, pooling=pooling, mask=mask))
 
 
 def instrumented(model: onnx.ModelProto, blocks: Sequence[Block]) -> onnx.ModelProto:

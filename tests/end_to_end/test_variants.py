@@ -130,6 +130,83 @@ def test_each_data_set_is_certified(tmp_path: Path, calibration: Arrays) -> None
     assert plan["data_digests"] == digests
 
 
+def residual_with_classes(folder: Path) -> Path:
+    """`two_outputs` in a folder; ``one.npz`` has 300 samples of one class, ``three.npz`` 150 of each of three."""
+    onnx.save(two_outputs("batch"), folder / "model.onnx")
+    random = np.random.default_rng(0)
+    for name, labels in (("one", np.zeros(300, np.int64)), ("three", np.repeat(np.arange(3), 150))):
+        np.savez(folder / f"{name}.npz", x=random.standard_normal((len(labels), 6)).astype(np.float32), labels=labels)
+    return folder / "model.onnx"
+
+
+GENEROUS = (
+    "--loss",
+    "relative-l2",
+    "--risk",
+    0.2,
+    "--output",
+    "scores",
+    "--bypass",
+    "linear",
+    "--output-format",
+    "json",
+)
+
+
+@pytest.mark.slow
+def test_classes_and_data_sets_are_certified_one_by_one(tmp_path: Path) -> None:
+    model = residual_with_classes(tmp_path)
+    data = [word for name in ("one", "three") for word in ("--data", f"{name}={tmp_path / name}.npz")]
+    ran = invoke("compile", model, *data, *GENEROUS)
+    assert ran.code == 0, ran.stderr
+    assert ran.json["verification"].keys() == {"one", "three"}
+    # The smaller of the two decides: two fifths of 300 samples.
+    assert ran.json["certificate"]["samples"] in {120, 180}
+    ran = invoke("compile", model, *data, "--group-by", "labels", *GENEROUS)
+    assert ran.code == 0, ran.stderr
+    assert ran.json["verification"].keys() == {"one:0", "three:0", "three:1", "three:2"}
+    plan = json.loads((tmp_path / "model.skip.plan.json").read_text(encoding="utf-8"))
+    assert plan["data_digests"].keys() == {"one:0", "three:0", "three:1", "three:2"}
+    assert ran.json["certificate"]["samples"] in {60, 120}
+
+
+@pytest.mark.slow
+def test_classes_with_too_few_samples_are_named(tmp_path: Path) -> None:
+    """Two fifths of 150 samples are 60; a limit of 0.05 for a loss that is no step takes 65."""
+    model = residual_with_classes(tmp_path)
+    before = contents(tmp_path)
+    words = ("--data", f"three={tmp_path / 'three.npz'}", "--group-by", "labels", *GENEROUS, "--risk", 0.05)
+    ran = invoke("compile", model, *words)
+    assert (ran.code, ran.json["error"]["code"]) == (1, "too-few-samples")
+    assert ran.json["error"]["where"] == "three:0, three:1, three:2"
+    assert "60 in three:0, 60 in three:1, 60 in three:2" in ran.json["error"]["message"]
+    assert "of each" in ran.json["error"]["hint"]
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_classes_without_labels_are_refused(tmp_path: Path) -> None:
+    model = residual_with_classes(tmp_path)
+    np.savez(tmp_path / "bare.npz", x=np.ones((400, 6), np.float32))
+    ran = invoke("compile", model, "--data", tmp_path / "bare.npz", "--group-by", "labels", *GENEROUS)
+    assert (ran.code, ran.json["error"]["code"]) == (2, "labels-missing")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("measure", ["gradient", "activation"])
+def test_another_measure_of_impact_shortlists(tmp_path: Path, measure: str) -> None:
+    """The blocks of `two_outputs` are wide, so that there is something to gain with half of them, too."""
+    model = tmp_path / "model.onnx"
+    onnx.save(two_outputs("batch"), model)
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).standard_normal((400, 6)).astype(np.float32))
+    words = ("--data", tmp_path / "data.npz", "--loss", "relative-l2", "--risk", 0.2, "--output", "scores")
+    ran = invoke("compile", model, *words, "--impact", measure, "--bypass", "linear")
+    assert ran.code == 0, ran.stderr
+    assert "gradient by reverse mode" in ran.stdout
+    plan = json.loads((tmp_path / "model.skip.plan.json").read_text(encoding="utf-8"))
+    assert 1 <= len(plan["blocks"]) <= 2
+
+
 def two_outputs(batch: int | str) -> onnx.ModelProto:
     """A residual network with wide blocks and two outputs, `sum` before `scores`."""
     net, width, hidden = Net(17), 128, 1024

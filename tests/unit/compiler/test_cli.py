@@ -15,11 +15,11 @@ from click.testing import CliRunner, Result
 
 import skipc.compiler.verbs
 from skipc.compiler.cli import cli
-from skipc.compiler.settings import BYPASSES, GRANULARITIES, IMPACTS, Settings
+from skipc.compiler.settings import BYPASSES, GRANULARITIES, GROUPINGS, IMPACTS, Settings
 from skipc.runtime.errors import InputError, PromiseError
 
 HEAVY = ("numpy", "onnx", "onnxruntime", "onnx_graphsurgeon")
-VERBS = ("bench", "compile", "explain", "inspect", "report", "run", "triton", "verify")
+VERBS = ("bench", "compile", "explain", "inspect", "report", "retune", "run", "triton", "verify")
 
 
 def invoke(*words: str) -> Result:
@@ -71,7 +71,8 @@ def test_every_setting_is_an_option_with_the_same_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "choices"), [("bypass", BYPASSES), ("impact", IMPACTS), ("granularity", GRANULARITIES)]
+    ("name", "choices"),
+    [("bypass", BYPASSES), ("impact", IMPACTS), ("granularity", GRANULARITIES), ("group_by", GROUPINGS)],
 )
 def test_every_choice_of_the_settings_is_on_offer(name: str, choices: tuple[str, ...]) -> None:
     option = next(item for item in cli.commands["compile"].params if item.name == name)

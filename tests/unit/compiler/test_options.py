@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from skipc.compiler.options import LOSS_FLOOR_SHARE, Option, best_options, in_graph_order, without_overlap
+from skipc.compiler.options import (
+    LOSS_FLOOR_SHARE,
+    Option,
+    best_options,
+    in_graph_order,
+    lesser_half,
+    without_overlap,
+)
 from skipc.runtime.plan import Bypass, Region
 
 LIMIT = 0.1
@@ -67,3 +74,10 @@ def test_regions_apart_are_all_kept_in_the_order_given() -> None:
 def test_graph_order_goes_by_the_first_node() -> None:
     first, second = option("p", 0.1, 1.0, "ab"), option("q", 0.1, 1.0, "cd")
     assert in_graph_order([second, first], {"a": 0, "b": 3, "c": 1, "d": 2}) == (first, second)
+
+
+def test_the_half_of_least_impact_is_kept_in_the_order_given() -> None:
+    a, b, c = (option(name, 0.1, 1.0) for name in "abc")
+    assert lesser_half([a, b, c], {"a": 0.3, "b": 0.2, "c": 0.1, "unseen": 0.0}) == (b, c)
+    assert lesser_half([a], {"a": 0.3}) == (a,)
+    assert lesser_half([], {}) == ()

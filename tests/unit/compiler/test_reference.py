@@ -8,11 +8,17 @@ import pytest
 from skipc.compiler.data import Dataset, input_specs
 from skipc.compiler.reference import BINS, with_references
 from skipc.compiler.running import Judged, judge
+from skipc.compiler.survey import Surveyed
 from skipc.runtime import Session
 from skipc.runtime.plan import plan_from_json
 from skipc.runtime.session import open_session
 from tests.deployment import NETWORK, compiled, feeds, original, plan
 from tests.gated import surveyed
+
+
+def survey() -> Surveyed:
+    model = surveyed(NETWORK)
+    return Surveyed(model.model, input_specs(model.model), model.survey, {})
 
 
 def judged(start: int, count: int) -> Judged:
@@ -23,7 +29,7 @@ def judged(start: int, count: int) -> Judged:
 
 def test_references_count_calibrations_scores() -> None:
     parts = [judged(100, 40), judged(200, 30)]
-    found = with_references(plan(), surveyed(NETWORK).model, judged(0, 60), parts)
+    found = with_references(plan(), survey(), judged(0, 60), parts)
     session = Session(compiled())
     first, second, third = (block.reference for block in found.blocks)
     assert second is None
@@ -42,10 +48,10 @@ def test_references_count_calibrations_scores() -> None:
 
 def test_a_plan_whose_gates_read_nothing_stays_as_it_is() -> None:
     constant = plan(blocks=plan().blocks[1:2], thresholds=((-np.inf,), (np.inf,)))
-    assert with_references(constant, surveyed(NETWORK).model, judged(0, 2), [judged(0, 2)]) is constant
+    assert with_references(constant, survey(), judged(0, 2), [judged(0, 2)]) is constant
 
 
 def test_references_are_read_back() -> None:
-    found = with_references(plan(), surveyed(NETWORK).model, judged(0, 20), [judged(20, 20)])
+    found = with_references(plan(), survey(), judged(0, 20), [judged(20, 20)])
     again = plan_from_json(found.to_json(arrays=True), where="")
     assert [block.reference for block in again.blocks] == [block.reference for block in found.blocks]

@@ -13,7 +13,9 @@ import onnx
 import pytest
 
 from skipc.compiler.bench import Bench
+from skipc.compiler.candidates import Candidates, Impact
 from skipc.compiler.console import QUIET, Console
+from skipc.compiler.gradient import Gradients
 from skipc.compiler.latency import Speedup
 from skipc.compiler.pipeline import Compiled, Measured, compile_without_data
 from skipc.compiler.report import (
@@ -22,11 +24,12 @@ from skipc.compiler.report import (
     compile_text,
     details_json,
     page,
-    rounded,
     table,
     verification_json,
 )
+from skipc.compiler.report_measures import measures_json, rounded, shift_json
 from skipc.compiler.settings import Settings
+from skipc.compiler.shift import NOTE, LeftOut, Tried
 from skipc.compiler.source import load_model
 from skipc.compiler.verify import Equality, Verification
 from skipc.runtime.plan import Certificate
@@ -160,6 +163,46 @@ def test_the_summary_names_what_was_gained(details: dict[str, Any]) -> None:
     assert lines[2].startswith("certified: mean cosine at most 0.05 with confidence 0.9 (480 samples")
     assert lines[3] == "on the test split of films: mean 0.02, 240 samples"
     assert [line.split()[2] for line in lines[5:]] == ["25%", "50%", "75%"]
+
+
+def with_measures(details: dict[str, Any], gradients: Gradients) -> dict[str, Any]:
+    values = [(1.0, 0.25, 0.5), (2.0, 0.75, 0.75), (3.0, 0.5, 0.125)]
+    impacts = tuple(
+        Impact(f"block.{i}", 0.5, influence, gradient, ablation, "linear", 1.0, 0.1)
+        for i, (influence, gradient, ablation) in enumerate(values)
+    )
+    found = Candidates((), impacts, gradients, 10.0)
+    return {**details, "impacts": [vars(item) for item in impacts], "impact_measures": measures_json(found)}
+
+
+def test_the_measures_of_impact_stand_side_by_side(details: dict[str, Any]) -> None:
+    found = with_measures(details, Gradients({}, "reverse mode", 64, 0.00025))
+    last = compile_text(found).splitlines()[-2:]
+    assert last[0].endswith("activation/gradient 0.50, activation/ablation -0.50, gradient/ablation 0.50")
+    assert last[1] == "gradient by reverse mode on 64 samples, 2.5e-04 off central differences"
+    text = parsed(page(found)).text
+    assert "regionchangeinfluencegradientablation" in text
+    assert all(line in text for line in last)
+
+
+def test_a_gradient_that_was_not_measured_gives_its_reason(details: dict[str, Any]) -> None:
+    found = with_measures(details, Gradients({}, "none", 0, None, "too large"))
+    assert compile_text(found).splitlines()[-1] == "gradient not measured: too large"
+
+
+def test_clusters_left_out_are_shown_with_what_they_can_tell(details: dict[str, Any]) -> None:
+    clusters = [
+        LeftOut(units, Tried(0.04, gated, 2.0, 1.0), Tried(0.045, static, 2.5, 2.5))
+        for units, gated, static in ((60, 0.0525, 0.0625), (40, 0.03125, 0.12361))
+    ]
+    found = {**details, "shift": shift_json(clusters)}
+    assert found["shift"]["clusters"][1]["static_left_out_loss"] == 0.1236
+    last = compile_text(found).splitlines()[-1]
+    assert "worst of 2 clusters left out: mean loss 0.0525 with gates, 0.1236 without" in last
+    text = parsed(page(found)).text
+    assert NOTE in text
+    assert "0.0625" in text
+    assert NOTE not in parsed(page(details)).text
 
 
 def test_the_summary_of_a_plan_claims_no_speed(details: dict[str, Any]) -> None:

@@ -8,11 +8,11 @@ import pytest
 
 from skipc.passes.base import run_passes
 from skipc.passes.inject import InjectGates
-from skipc.passes.stamp import SetLevel, StampPlan, is_compiled, plan_of
+from skipc.passes.stamp import Recertify, SetLevel, StampPlan, is_compiled, plan_of
 from skipc.passes.window import LevelWindow
 from skipc.runtime import names
 from skipc.runtime.errors import InputError
-from skipc.runtime.plan import Plan
+from skipc.runtime.plan import Certificate, Plan
 from tests.gated import assert_equal, block, run, surveyed
 from tests.graphs import mlp
 
@@ -77,3 +77,25 @@ def test_other_metadata_stays() -> None:
     found = {item.key: item.value for item in SetLevel(0).apply(model).metadata_props}
     assert found["author"] == "someone"
     assert names.PLAN_KEY in found
+
+
+CERTIFICATE = Certificate("top1", "y", 0.1, 0.9, 0.02, 0.08, 0.01, "binomial", 100, 3, 1)
+
+
+def test_a_new_certificate_keeps_the_levels_that_passed() -> None:
+    changed = run_passes(stamped(2), [Recertify(2, CERTIFICATE, {"data": "d", "retune/new": "e"})])
+    plan = plan_of(changed, where="m.onnx")
+    assert (plan.thresholds, plan.level, plan.certificate) == (LEVELS[:2], 1, CERTIFICATE)
+    assert plan.data_digests == {"data": "d", "retune/new": "e"}
+    table = next(item for item in changed.graph.initializer if item.name == names.THRESHOLDS)
+    assert onnx.numpy_helper.to_array(table).tolist() == [list(row) for row in LEVELS[:2]]
+    assert_equal(run(changed, NETWORK.feeds()), run(stamped(1), NETWORK.feeds()))
+
+
+def test_a_recertified_file_is_what_its_plan_builds() -> None:
+    found = surveyed(NETWORK)
+    blocks = tuple(block(region) for region in found.survey.blocks)
+    changed = run_passes(stamped(2), [Recertify(2, CERTIFICATE, {"data": "d"})])
+    plan = Plan("digest", {"data": "d"}, blocks, LEVELS[:2], 1, CERTIFICATE, "top1", 1, 1, "cpu", 0, {"skipc": "0"})
+    built = run_passes(found.model, [InjectGates(blocks, LevelWindow(LEVELS[:2], (-np.inf,) * 2, 1)), StampPlan(plan)])
+    assert changed.SerializeToString(deterministic=True) == built.SerializeToString(deterministic=True)

@@ -1,0 +1,236 @@
+"""Impact by gradients: what closing a region would cost, estimated from derivatives at the original.
+
+A mask multiplies what each region adds (`passes.mask`); one reverse sweep gives the derivative of the output along a
+direction with respect to all masks. The package onnx-ad writes that sweep as an ONNX graph, before any fusion. Central
+differences on the mask through ONNX Runtime check it on a few batches, and take its place where it fails the check or
+where an operator has no rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from skipc.compiler.data import Batch, input_specs
+from skipc.compiler.directions import directions, is_squared
+from skipc.compiler.loss import Loss
+from skipc.compiler.probe import probe_types
+from skipc.compiler.running import in_parallel
+from skipc.compiler.settings import Settings
+from skipc.compiler.survey import Surveyed
+from skipc.passes.base import run_passes
+from skipc.passes.mask import DeclareTypes, FixInputs, MaskRegions
+from skipc.passes.pads import SplitPads
+from skipc.passes.regions import ValueType
+from skipc.runtime import names
+from skipc.runtime.plan import Array
+from skipc.runtime.session import Session, open_session
+
+DIRECTIONS = 4
+"""Random directions for each batch."""
+
+SAMPLES = {True: 64, False: 16}
+"""Samples where the measure is asked for, and where it is not."""
+
+LARGE_BYTES = 256 * 2**20
+"""Differentiating a model takes several copies of it; beyond this size only for those who ask."""
+
+MOST_RUNS = 1000
+"""Of the model for central differences, which take two for each region and sample."""
+
+CHECKED = 2
+"""Batches on which reverse mode is checked."""
+
+STEPS = (1e-2, 1e-3)
+"""Of central differences. The long one suits smooth networks, where float32 rounds differences of 1e-3 to two or three
+digits; the short one suits ReLU, whose kinks lie anywhere on the way."""
+
+TOLERANCE = 0.05
+"""Deviation of reverse mode from the better of the two steps, for each region over all directions: at most 4e-4 on
+MiniLM (GELU), 2e-2 on the demo (ReLU), 3e-2 on EfficientNet-Lite0 (ReLU6). A wrong rule is off by about as much as what
+it computes."""
+
+FLOOR = 1e-3
+"""Of the largest derivative: deviations of smaller ones are measured against this share of it instead."""
+
+REVERSE, CENTRAL = "reverse mode", "central differences"
+
+SMALLEST = 1e-30
+"""Keeps derivatives that are all zero from being divided by."""
+
+Products = NDArray[np.float64]
+"""Derivatives of a batch's output along its directions with respect to each mask, [regions, DIRECTIONS]."""
+
+Seeds = Callable[[Batch], Array]
+"""The directions of a batch, [*output's shape, DIRECTIONS]."""
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What derivatives say of each region.
+
+    Attributes:
+        impact: by region, the loss of leaving out what the region adds, to second order.
+        method: `REVERSE`, `CENTRAL`, or ``none``.
+        samples: that it was averaged over.
+        deviation: of reverse mode from central differences where both ran, else None.
+        reason: why reverse mode was not used; empty where it was.
+    """
+
+    impact: Mapping[str, float]
+    method: str
+    samples: int
+    deviation: float | None
+    reason: str = ""
+
+
+def measure_gradients(
+    surveyed: Surveyed, original: Session, items: Sequence[Batch], output: str, loss: Loss, settings: Settings
+) -> Gradients:
+    """Estimate for each region the loss of leaving it out alone.
+
+    Measured on many samples where it is asked for, on few where it only stands beside ablation in the report, and there
+    not at all for models whose derivative would take too much memory.
+
+    Args:
+        surveyed: the original with its regions, which may overlap.
+        original: opened.
+        items: batches of one sample each, since a sweep keeps all activations; those used are spread over them.
+        output: name of the judged output.
+        loss: whose growth is estimated; for a step the estimate is of its smooth proxy.
+        settings: the measure asked for, and the seed.
+    """
+    asked = settings.impact == "gradient"
+    size = surveyed.model.ByteSize()
+    if not asked and size > LARGE_BYTES:
+        return Gradients(
+            {}, "none", 0, None, f"a model of {size >> 20} MiB; --impact gradient measures it all the same"
+        )
+    chosen = _spread(items, SAMPLES[asked])
+    place = {item: i for i, item in enumerate(chosen)}
+
+    def seeds(item: Batch) -> Array:
+        """Directions of a batch, made anew each time: those of a language model's logits are large."""
+        random = np.random.default_rng([settings.seed, place[item]])
+        return directions(loss, original.run(item.feeds, [output])[output], item.valid, DIRECTIONS, random)
+
+    regions = surveyed.survey.regions
+    masked = run_passes(surveyed.model, [MaskRegions(regions)])
+    products, deviation, reason = _products(masked, output, len(regions), chosen, seeds)
+    impact = _impact(products, squared=is_squared(loss))
+    by_region = {region.name: float(value) for region, value in zip(regions, impact, strict=True)}
+    return Gradients(by_region, CENTRAL if reason else REVERSE, len(products), deviation, reason)
+
+
+def _spread(items: Sequence[Batch], count: int) -> tuple[Batch, ...]:
+    """At most so many items, evenly spaced."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items)))
+    return tuple(items[round(float(place))] for place in places)
+
+
+def _products(
+    masked: onnx.ModelProto, output: str, count: int, items: Sequence[Batch], seeds: Seeds
+) -> tuple[Sequence[Products], float | None, str]:
+    """Derivatives for each batch, the deviation of reverse mode, and why it was not used, empty where it was."""
+    primal = _Primal(open_session(masked.SerializeToString()), output, count, seeds)
+    found = _reverse(masked, output, count, items, seeds)
+    if isinstance(found, str):
+        return primal.affordable(items), None, found
+    deviation = _deviation(found[:CHECKED], primal, items[:CHECKED])
+    if deviation <= TOLERANCE:
+        return found, deviation, ""
+    return primal.affordable(items), deviation, f"reverse mode is off by {deviation:.2g} from central differences"
+
+
+def _impact(products: Sequence[Products], *, squared: bool) -> NDArray[np.float64]:
+    """Mean over batches of the loss that ½ (v · δ)² estimates, [regions]."""
+    estimates = np.stack([0.5 * (each**2).mean(axis=1) for each in products])
+    return np.asarray((estimates if squared else np.sqrt(estimates)).mean(axis=0))
+
+
+def _reverse(
+    masked: onnx.ModelProto, output: str, count: int, items: Sequence[Batch], seeds: Seeds
+) -> list[Products] | str:
+    """Derivatives for each batch by reverse mode, or why there are none."""
+    try:
+        import onnx_ad
+    except ImportError:
+        return "the package onnx-ad is not installed (pip install 'skipc[gradients]')"
+    ones = np.ones(count, np.float32)
+    try:
+        fixed = run_passes(masked, [SplitPads(), FixInputs(_common_shapes(items))])
+        fixed = run_passes(fixed, [DeclareTypes(_types(fixed, items, ones))])
+        swept = onnx_ad.reverse(fixed, inputs=[names.REGION_MASK], outputs=[output], layout="onnx")
+        session = open_session(swept.SerializeToString())
+        seed, derivative = session.inputs[-1], session.outputs[-1]
+
+        def products(item: Batch) -> Products:
+            feeds = {**item.feeds, names.REGION_MASK: ones, seed: seeds(item)}
+            return session.run(feeds, [derivative])[derivative].astype(np.float64)
+
+        return in_parallel(products, items)
+    except Exception as error:
+        return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _types(fixed: onnx.ModelProto, items: Sequence[Batch], mask: Array) -> Mapping[str, ValueType]:
+    """The types of all values by a run, where all batches have one shape: inference loses some behind a `Slice`."""
+    if any(spec.shape != items[0].feeds[spec.name].shape for spec in input_specs(fixed) if spec.name in items[0].feeds):
+        return {}
+    return probe_types(fixed, [{**items[0].feeds, names.REGION_MASK: mask}])
+
+
+def _common_shapes(items: Sequence[Batch]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the inputs that are the same in all batches; convolutions cannot be swept without them."""
+    first = {name: array.shape for name, array in items[0].feeds.items()}
+    return {name: shape for name, shape in first.items() if all(item.feeds[name].shape == shape for item in items)}
+
+
+@dataclass(frozen=True)
+class _Primal:
+    """The masked model, for central differences."""
+
+    session: Session
+    output: str
+    count: int
+    seeds: Seeds
+
+    def affordable(self, items: Sequence[Batch]) -> list[Products]:
+        """Derivatives of the first batches, as many as `MOST_RUNS` allows for."""
+        few = items[: max(1, MOST_RUNS // (2 * self.count))]
+        return in_parallel(self.products(STEPS[0]), few)
+
+    def products(self, step: float) -> Callable[[Batch], Products]:
+        """Derivatives by central differences, two runs for each region."""
+
+        def products(item: Batch) -> Products:
+            along = self.seeds(item).reshape(-1, DIRECTIONS).astype(np.float64)
+            return np.stack([self._change(item, region, step) @ along for region in range(self.count)])
+
+        return products
+
+    def _change(self, item: Batch, region: int, step: float) -> NDArray[np.float64]:
+        """Derivative of the whole output with respect to one mask, flattened."""
+        above, below = (self._run(item, region, 1.0 + sign * step) for sign in (1.0, -1.0))
+        return (above - below).reshape(-1) / (2.0 * step)
+
+    def _run(self, item: Batch, region: int, value: float) -> Products:
+        mask = np.ones(self.count, np.float32)
+        mask[region] = value
+        return self.session.run({**item.feeds, names.REGION_MASK: mask}, [self.output])[self.output].astype(np.float64)
+
+
+def _deviation(reverse: Sequence[Products], primal: _Primal, items: Sequence[Batch]) -> float:
+    """The worst relative deviation over regions, each by the step that suits it better; NaN where either has one."""
+    found = np.concatenate(reverse, axis=1)
+    deviations = []
+    for step in STEPS:
+        expected = np.concatenate([primal.products(step)(item) for item in items], axis=1)
+        sizes = np.linalg.norm(expected, axis=1)
+        off = np.linalg.norm(found - expected, axis=1)
+        deviations.append(off / np.maximum(sizes, max(FLOOR * sizes.max(), SMALLEST)))
+    return float(np.min(deviations, axis=0).max())
