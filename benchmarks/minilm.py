@@ -35,24 +35,24 @@ def job(risk: float = 0.05) -> Job:
 def run(bench: Workbench) -> Json:
     """Compile, then measure on sentences that the compiler never saw."""
     built = bench.compiled(job())
-    domains = _domains(built, bench.pick(SENTENCES, 60))
+    found = domains(built, bench.pick(SENTENCES, 60))
     surveyed = survey_model(load_model(job().model), None)
     bench.say("judging MiniLM on four domains")
-    quality = _qualities(built, domains, _readout(built, bench.pick(READOUT_SENTENCES, 120)))
+    quality = _qualities(built, found, _readout(built, bench.pick(READOUT_SENTENCES, 120)))
     bench.say("timing MiniLM")
     points = list(product(BATCH_SIZES, THREADS))
     rounds = bench.pick(30, 1)
     return {
         "compile": compile_summary(built),
-        "speed": [speedups(built, domains["films"], size, threads, rounds) for size, threads in points],
+        "speed": [speedups(built, found["films"], size, threads, rounds) for size, threads in points],
         "bypassed": {
-            name: [bypassed(built, data, size, surveyed) for size in BATCH_SIZES] for name, data in domains.items()
+            name: [bypassed(built, data, size, surveyed) for size in BATCH_SIZES] for name, data in found.items()
         },
         "quality": quality,
     }
 
 
-def _domains(built: Built, count: int) -> Mapping[str, Dataset]:
+def domains(built: Built, count: int) -> Mapping[str, Dataset]:
     """Fresh sentences of each domain; of films those that no compilation uses."""
     files = models.fetch("vader-minilm").files
     found = {"films": built.data(f"films={files['films.test.npz']}")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from benchmarks import coverage, demo, help_time, minilm, overhead, rows
+from benchmarks import coverage, demo, deployment, help_time, minilm, overhead, rows
 from benchmarks.workbench import Json, Workbench
 
 BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
@@ -14,4 +14,5 @@ BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
     "minilm": minilm.run,
     "overhead": overhead.run,
     "rows": rows.run,
+    "deployment": deployment.run,
 }

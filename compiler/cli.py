@@ -140,12 +140,23 @@ def inspect_command(**options: Any) -> None:
 
 @cli.command("verify")
 @click.argument("compiled", type=click.Path(path_type=Path))
-@click.option("--original", required=True, type=click.Path(path_type=Path), help="The model that was compiled.")
-@click.option("--data", required=True, metavar="[NAME=]PATH", help="Inputs that the model has not seen.")
+@click.option("--original", type=click.Path(path_type=Path), help="The model that was compiled.")
+@click.option("--data", metavar="[NAME=]PATH", help="Inputs that the model has not seen.")
+@click.option("--log", type=click.Path(path_type=Path), help="Replay this decision log instead.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Requests to replay at most.")
 @provider_option
 @output_options
-def verify_command(**options: Any) -> None:
-    """Check every promise of COMPILED on data."""
+@click.pass_context
+def verify_command(context: click.Context, /, *, log: Path | None, limit: int, **options: Any) -> None:
+    """Check every promise of COMPILED on data, or that the requests of a log come out the same again."""
+    if log is not None:
+        from skipc.compiler.runtime_verbs import replay_verb
+
+        wanted = {name: value for name, value in options.items() if name not in ("original", "data")}
+        _run(replay_verb, {**wanted, "log": log, "limit": limit})
+    for name in ("original", "data"):
+        if options[name] is None:
+            raise click.MissingParameter(ctx=context, param_type="option", param_hint=f"'--{name}'")
     from skipc.compiler.verbs import verify_verb
 
     _run(verify_verb, options)
@@ -167,6 +178,48 @@ def retune_command(**options: Any) -> None:
     from skipc.compiler.retune_verb import retune_verb
 
     _run(retune_verb, options)
+
+
+@cli.command("explain")
+@click.argument("subject", metavar="LOG|MODEL", type=click.Path(path_type=Path))
+@click.option("--data", metavar="[NAME=]PATH", help="Inputs of MODEL.")
+@click.option("--sample", type=click.IntRange(0), default=0, show_default=True, help="Which of them, from 0.")
+@click.option("--level", type=click.IntRange(0), help="At this level.  [default: the one in force]")
+@output_options
+def explain_command(**options: Any) -> None:
+    """Sum up a decision LOG, or tell what MODEL's gates do with one input, and why."""
+    from skipc.compiler.runtime_verbs import explain_verb
+
+    _run(explain_verb, options)
+
+
+@cli.command("run")
+@model_argument
+@click.option("--data", required=True, metavar="[NAME=]PATH", help="Inputs to run.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Output file.  [default: MODEL.outputs.npz]")
+@click.option("--log", type=click.Path(path_type=Path), help="Append the decisions to this log.")
+@click.option("--keep-inputs", is_flag=True, help="Log the inputs too, so that `skipc verify --log` can replay them.")
+@click.option("--level", type=click.IntRange(0), help="At this level.  [default: the one in force]")
+@batch_option
+@threads_option
+@provider_option
+@output_options
+def run_command(**options: Any) -> None:
+    """Run MODEL, compiled or not, over data, and write its outputs as .npz."""
+    from skipc.compiler.runtime_verbs import run_verb
+
+    _run(run_verb, options)
+
+
+@cli.command("report")
+@click.argument("subject", metavar="COMPILED|PLAN", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Output file.  [default: beside it, .report.html]")
+@output_options
+def report_command(**options: Any) -> None:
+    """Write a page about a compiled file or a plan."""
+    from skipc.compiler.runtime_verbs import report_verb
+
+    _run(report_verb, options)
 
 
 @cli.command("bench")
@@ -222,7 +275,20 @@ def view_command(**options: Any) -> None:
     _run(view_verb, options)
 
 
-def _run(verb: Command, options: dict[str, Any]) -> None:
+@cli.command("triton")
+@model_argument
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder of the repository.")
+@click.option("--name", help="Of the model in the repository.  [default: that of the file, dots as underscores]")
+@provider_option
+@output_options
+def triton_command(**options: Any) -> None:
+    """Write a model repository with MODEL for NVIDIA Triton's ONNX Runtime backend."""
+    from skipc.compiler.runtime_verbs import triton_verb
+
+    _run(triton_verb, options)
+
+
+def _run(verb: Command, options: dict[str, Any]) -> NoReturn:
     """Run a verb; print its result, or its error, and exit with its code."""
     quiet, verbose = options.pop("quiet"), options.pop("verbose")
     console = Console(QUIET if quiet else VERBOSE if verbose else NORMAL)

@@ -28,6 +28,7 @@ from skipc.compiler.impact import instrument, ungated
 from skipc.compiler.loss import Loss, Losses, resolve_loss
 from skipc.compiler.planner import ALWAYS, NEVER, Step, levels_of, window_of
 from skipc.compiler.probe import probe_feeds
+from skipc.compiler.reference import with_references
 from skipc.compiler.running import Judged, judge, run_gated, run_plain
 from skipc.compiler.settings import Settings
 from skipc.compiler.shift import LeftOut, estimate_shift
@@ -163,6 +164,7 @@ def _compile_model(
     with console.stage("building and verifying"):
         found = len(surveyed.survey.blocks)
         plan = _plan(source, data, gated, levels, splits, claim, settings, found)
+        plan = with_references(plan, surveyed, splits.fit, splits.calibrate)
         model = build(surveyed.model, plan, decisions=settings.decisions, level_input=settings.level_input)
         static = _static(surveyed, candidates, splits, claim)
         measured = _measure(surveyed, original, model, plan, static, data, splits, claim)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,12 +51,40 @@ class ExposeDecisions:
         return model
 
 
+@dataclass(frozen=True)
+class AttachDecisions:
+    """Put what `ExposeDecisions` would add into the metadata, where a runtime finds it and a plain run pays nothing.
+
+    The part is a model with nodes, initializers and outputs; merging by protobuf adds them to those that are there.
+    Nodes in the graph that no output needs would not do: ONNX Runtime 1.32 runs them all the same, 1.6 % of the latency
+    of MiniLM at batch 1 with seven gates.
+    """
+
+    blocks: tuple[Block, ...]
+
+    def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the copy with the entry."""
+        more, old = ExposeDecisions(self.blocks).apply(model).graph, model.graph
+        part = onnx.ModelProto()
+        part.graph.node.extend(more.node[len(old.node) :])
+        part.graph.initializer.extend(more.initializer[len(old.initializer) :])
+        part.graph.output.extend(more.output[len(old.output) :])
+        model = copied(model)
+        text = base64.b64encode(part.SerializeToString(deterministic=True)).decode("ascii")
+        model.metadata_props.add(key=names.DECISIONS_KEY, value=text)
+        return model
+
+
 def _score(builder: Builder, block: Block) -> str:
     """A gate's score without its negative, for each sample: float32 [batch, 1]; of tokens, their mean."""
     token = is_by_token(block.gate)
     index = builder.constant([0], np.int64)
     first = builder.op("Gather", [names.score(block.region.name), index], axis=2 if token else 1)
-    return _over_tokens(builder, block, first) if token else builder.op("Expand", [first, _rows(builder, block.region)])
+    if token:
+        return _over_tokens(builder, block, first)
+    # A constant score has one row, whatever the batch.
+    constant = block.gate.pooling == "constant"
+    return builder.op("Expand", [first, _rows(builder, block.region)]) if constant else first
 
 
 def _decision(builder: Builder, block: Block) -> str:

@@ -130,6 +130,22 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """What a gate's scores were on *calibrate*: what live scores are compared with.
+
+    Attributes:
+        edges: between the bins, rising; a score on an edge belongs to the bin above. They come from *fit*, so that
+            calibration's and live scores meet them alike.
+        counts: [levels][bins]: samples; early bypasses move the scores of later gates, so each level has its own.
+        bypassed: [levels]: share of rows bypassed.
+    """
+
+    edges: tuple[float, ...]
+    counts: tuple[tuple[int, ...], ...]
+    bypassed: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Block:
     """A region that may be bypassed, with what was learned about it.
 
@@ -139,6 +155,7 @@ class Block:
         impact: mean loss on *fit* when this block alone is always bypassed.
         open_share: share of *fit* for which it is bypassed at the plan's level.
         granularity_reason: why its gate decides on what it decides on.
+        reference: None where nothing was calibrated.
     """
 
     region: Region
@@ -149,6 +166,7 @@ class Block:
     impact: float = 0.0
     open_share: float = 0.0
     granularity_reason: str = ""
+    reference: Reference | None = None
 
 
 @dataclass(frozen=True)
@@ -312,4 +330,12 @@ def _block(raw: Mapping[str, Any]) -> Block:
         gate=Gate(**{**gate, "weight": _decode_array(gate["weight"]), "floor": _number(gate["floor"])}),
         granularity_reason=raw["granularity_reason"],
         **numbers,
+        reference=_reference(raw.get("reference")),
     )
+
+
+def _reference(raw: Mapping[str, Any] | None) -> Reference | None:
+    if raw is None:
+        return None
+    edges, bypassed = (tuple(float(value) for value in raw[key]) for key in ("edges", "bypassed"))
+    return Reference(edges, tuple(tuple(int(count) for count in row) for row in raw["counts"]), bypassed)

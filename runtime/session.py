@@ -28,19 +28,20 @@ class Session:
         provider: the provider that really runs it, ``cpu`` or ``cuda``.
         inputs: names of its inputs.
         outputs: names of its outputs.
+        inference: the `onnxruntime.InferenceSession` itself.
         parallel: runs that it takes at a time; 0 for as many as there are cores.
     """
 
     provider: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    _session: Any
+    inference: Any
     parallel: int = 0
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run the model once; all outputs by name, or only those asked for."""
         wanted = list(outputs or self.outputs)
-        return dict(zip(wanted, self._session.run(wanted, dict(feeds)), strict=True))
+        return dict(zip(wanted, self.inference.run(wanted, dict(feeds)), strict=True))
 
 
 def open_session(

@@ -19,7 +19,20 @@ from skipc.compiler.settings import BYPASSES, GRANULARITIES, GROUPINGS, IMPACTS,
 from skipc.runtime.errors import InputError, PromiseError
 
 HEAVY = ("numpy", "onnx", "onnxruntime", "onnx_graphsurgeon")
-VERBS = ("bench", "compile", "diff", "inspect", "restore", "retune", "verify", "view")
+VERBS = (
+    "bench",
+    "compile",
+    "diff",
+    "explain",
+    "inspect",
+    "report",
+    "restore",
+    "retune",
+    "run",
+    "triton",
+    "verify",
+    "view",
+)
 
 
 def invoke(*words: str) -> Result:

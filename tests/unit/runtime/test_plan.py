@@ -152,3 +152,10 @@ def test_channels_are_the_extent_of_the_feature_axis() -> None:
     assert REGION.channels == 4
     with pytest.raises(TypeError, match=r"feed-forward\.0"):
         _ = replace(REGION, channel_axis=1).channels
+
+
+def test_a_plan_from_before_references_is_read() -> None:
+    raw = json.loads(plan().to_json(arrays=True))
+    for item in raw["blocks"]:
+        del item["reference"]
+    assert plan_from_json(json.dumps(raw), where="").to_json(arrays=True) == plan().to_json(arrays=True)

@@ -1,0 +1,1 @@
+"""Programs that use skipc, small enough to be read whole."""

@@ -1,0 +1,1 @@
+"""A compiled file behind HTTP, with its decision log, monitor and metrics."""
