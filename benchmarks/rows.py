@@ -168,6 +168,8 @@ def _relative(alone: Mapping[str, Array], together: Mapping[str, Array], row: in
             continue
         same = together[name][row : row + 1]
         same = same[tuple(slice(0, extent) for extent in value.shape)]
+        if not np.isfinite(value).all():
+            return float("inf")
         found = max(found, max_abs_difference(value, same) / float(np.abs(value).max()))
     return found
 
