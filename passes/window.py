@@ -65,8 +65,9 @@ class LevelWindow:
         level = builder.constant(self.level, np.int64, name=names.LEVEL)
         table = builder.constant(self.thresholds, name=names.THRESHOLDS)
         floors = builder.constant([self.floors], name=names.FLOORS)
-        row = builder.op("Gather", [table, self._row(builder, level)], axis=0)
-        row = builder.op("Reshape", [row, builder.constant([1, count], np.int64)])
+        index = builder.op("Reshape", [self._row(builder, level), builder.constant([1, 1], np.int64)])
+        # ONNX Runtime's dynamic quantization rounds what a Gather reads, and makes NaN of infinities.
+        row = builder.op("GatherND", [table, index])
         _pick(builder, builder.op("Concat", [row, builder.op("Neg", [floors])], axis=0), count)
         return builder.fragment()
 

@@ -17,7 +17,8 @@ Array = NDArray[Any]
 Provider = Literal["cpu", "cuda"]
 
 PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-ERRORS_ONLY = 3
+FATAL_ONLY = 4
+"""Errors come as exceptions; ONNX Runtime need not print them beside."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def open_session(
     runtime = _onnxruntime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = ERRORS_ONLY
+    options.log_severity_level = FATAL_ONLY
     # Idle threads that spin disturb whatever is measured beside them.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimize:
