@@ -63,7 +63,7 @@ def test_attached_decisions_leave_the_graph_as_it_is_and_can_be_merged_in() -> N
     gated = run_passes(found.model, [InjectGates(blocks, InputWindow())])
     attached = run_passes(gated, [AttachDecisions(blocks)])
     assert attached.graph.SerializeToString() == gated.graph.SerializeToString()
-    (entry,) = attached.metadata_props
+    (entry,) = (item for item in attached.metadata_props if item.key == names.DECISIONS_KEY)
     assert entry.key == names.DECISIONS_KEY
     attached.MergeFromString(base64.b64decode(entry.value))
     exposed = ExposeDecisions(blocks).apply(gated)
