@@ -55,6 +55,12 @@ def _section(results: Mapping[str, Result]) -> Iterator[str]:
     if "overhead" in results:
         yield from _overhead_table(results["overhead"]["results"])
         yield ""
+    if "batches" in results:
+        yield from _batches_table(results["batches"]["results"])
+        yield ""
+    if "rows" in results:
+        yield from _rows_table(results["rows"]["results"])
+        yield ""
     if "help" in results:
         yield f"`skipc --help` takes {results['help']['results']['seconds']['median']:.2f} s.\n"
     yield _origin(results) if results else "Nothing has been measured yet: `make benchmarks`."
@@ -106,6 +112,23 @@ def _overhead_table(result: Result) -> Iterator[str]:
             continue
         found = {key: f"{100 * value:.1f}" for key, value in row["overhead"].items()}
         yield f"| {name} | {row['gates']} | {found['median']} % ({found['low']} to {found['high']}) |"
+
+
+def _batches_table(result: Result) -> Iterator[str]:
+    yield "| MiniLM compiled for batches of mixed lengths | time bypassed | static bypasses | gated | predicted | damage |"
+    yield "|---|---|---|---|---|---|"
+    for size, row in result.items():
+        speed, skipped = row["speed"][0], f"{row['bypassed']['time_share']:.0%}"
+        measured = (_speedup(speed["static"]), _speedup(speed["gated"]), f"{row['predicted_speedup']:.2f}")
+        yield f"| batch {size} | {skipped} | {' | '.join(measured)} | {_mean(row['damage']['gated'])} |"
+
+
+def _rows_table(result: Result) -> Iterator[str]:
+    yield "| a feed-forward block of MiniLM, over the plain block | all rows run | half | none, less the bypass |"
+    yield "|---|---|---|---|"
+    for row in result["costs"]:
+        parts = [f"{cell['median']:.2f}" for name, cell in row.items() if name.endswith("over the plain region")]
+        yield f"| {row['rows']} rows, by {row['granularity']} | {' | '.join(parts)} |"
 
 
 def _origin(results: Mapping[str, Result]) -> str:

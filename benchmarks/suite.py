@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from benchmarks import coverage, demo, deployment, help_time, minilm, overhead, rows
+from benchmarks import batches, coverage, demo, deployment, help_time, minilm, overhead, rows
 from benchmarks.workbench import Json, Workbench
 
 BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
@@ -13,6 +13,7 @@ BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
     "demo": demo.run,
     "minilm": minilm.run,
     "overhead": overhead.run,
+    "batches": batches.run,
     "rows": rows.run,
     "deployment": deployment.run,
 }
