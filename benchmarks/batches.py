@@ -8,7 +8,7 @@ from benchmarks import minilm
 from benchmarks.demo import compile_summary
 from benchmarks.measures import bypassed, interval, judged_by_original, losses_of, rows, speedups
 from benchmarks.workbench import Job, Json, Workbench
-from skipc.compiler.report import rounded
+from skipc.compiler.report_measures import rounded
 from skipc.compiler.source import load_model
 from skipc.compiler.survey import survey_model
 

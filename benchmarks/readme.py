@@ -115,7 +115,7 @@ def _overhead_table(result: Result) -> Iterator[str]:
 
 
 def _batches_table(result: Result) -> Iterator[str]:
-    yield "| MiniLM compiled for batches of mixed lengths | time bypassed | static bypasses | gated | predicted | damage |"
+    yield "| MiniLM compiled for mixed lengths | time bypassed | static bypasses | gated | predicted | damage |"
     yield "|---|---|---|---|---|---|"
     for size, row in result.items():
         speed, skipped = row["speed"][0], f"{row['bypassed']['time_share']:.0%}"

@@ -5,9 +5,14 @@ Bypasses and gates have random weights here: what is measured is the rewriting, 
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -15,6 +20,7 @@ from numpy.typing import NDArray
 from onnx.utils import Extractor
 
 import models
+from benchmarks.failure import BenchmarkError
 from benchmarks.measures import interval
 from benchmarks.workbench import Json, Workbench
 from skipc.compiler.build import build_static
@@ -223,7 +229,11 @@ def _elsewhere(subject: Subject, granularity: str) -> Json:
     model = run_passes(subject.surveyed.model, [InjectGates(blocks, level), ExposeDecisions(blocks)])
     feeds = _padded(subject.samples[:8], 1)
     expected = open_session(model.SerializeToString()).run(feeds)
-    runtimes: Mapping[str, Runtime] = {"onnx.reference": _on_reference, "openvino": _on_openvino}
+    runtimes: Mapping[str, Runtime] = {
+        "onnx.reference": _on_reference,
+        "openvino": _on_openvino,
+        "onnxruntime-web": _on_web,
+    }
     return {name: _compared(run_model, model, feeds, expected) for name, run_model in runtimes.items()}
 
 
@@ -257,3 +267,21 @@ def _on_openvino(model: onnx.ModelProto, feeds: Mapping[str, Array], outputs: Se
     compiled = core.compile_model(core.read_model(io.BytesIO(model.SerializeToString())), "CPU", FLOAT32)
     found = compiled(dict(feeds))
     return {name: np.asarray(found[name]) for name in outputs}
+
+
+def _on_web(model: onnx.ModelProto, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+    """ONNX Runtime Web under Node; the variable `NODE_MODULES` names the folder that npm installed it into."""
+    modules = os.environ.get("NODE_MODULES")
+    if not modules:
+        raise BenchmarkError("NODE_MODULES names no folder with onnxruntime-web")
+    with TemporaryDirectory() as folder:
+        Path(folder, "model.onnx").write_bytes(model.SerializeToString())
+        given = {
+            name: {"type": str(value.dtype), "dims": value.shape, "data": value.reshape(-1).tolist()}
+            for name, value in feeds.items()
+        }
+        Path(folder, "feeds.json").write_text(json.dumps(given), encoding="utf-8")
+        script = Path(__file__).with_name("web.mjs")
+        subprocess.run(["node", script, folder, modules], check=True, capture_output=True, timeout=600)
+        found = json.loads(Path(folder, "found.json").read_text(encoding="utf-8"))
+    return {name: np.array(found[name]["data"], np.float32).reshape(found[name]["dims"]) for name in outputs}
