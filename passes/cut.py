@@ -11,7 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from skipc.passes.builder import Builder, Fragment
-from skipc.passes.flow import Flow, NodeSet, members, node_set
+from skipc.passes.flow import Flow, NodeSet, members, node_inputs, node_set
 from skipc.passes.narrow import Hidden, constants_of, find_hidden, narrowed
 from skipc.passes.normalize import copied_node
 from skipc.passes.operators import CONVOLUTION_OPS
@@ -83,7 +83,25 @@ class Cut:
             kept = [item for item in node.attribute if item.name != "allowzero"]
             del node.attribute[:]
             node.attribute.extend(kept)
-        return nodes
+        return self._needed(nodes, names.full(region.name))
+
+    def _needed(self, nodes: list[onnx.NodeProto], leaving: str) -> list[onnx.NodeProto]:
+        """Those of a branch's nodes that its result depends on: ONNX Runtime runs the others too.
+
+        Without its last reader an initializer would bring a warning at every load, so what reads such a one stays.
+        """
+        weights = {item.name for item in self.model.graph.initializer}
+        wanted, kept = {leaving}, [False] * len(nodes)
+        for place in reversed(range(len(nodes))):
+            node = nodes[place]
+            kept[place] = not wanted.isdisjoint(node.output) or self._reads_alone(node, weights)
+            if kept[place]:
+                wanted.update(node_inputs(node))
+        return [node for node, keep in zip(nodes, kept, strict=True) if keep]
+
+    def _reads_alone(self, node: onnx.NodeProto, weights: set[str]) -> bool:
+        """Whether a node is the only reader of an initializer."""
+        return any(name in weights and self.flow.consumers[name].bit_count() == 1 for name in node_inputs(node))
 
     def full_branch(self, region: Region, nodes: Sequence[onnx.NodeProto], moved: NodeSet) -> onnx.GraphProto:
         """The branch that runs a region for all rows."""

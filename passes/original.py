@@ -33,6 +33,7 @@ class Original:
         initializers: order of the initializers.
         value_info: order of the values' types.
         lost_value_info: types of values that the compiled graph cannot hold; they come last before ordering.
+        lost_nodes: nodes that the compiled graph does not need; they come last before ordering.
         changed_nodes: nodes of which the compiled graph holds another version, under their present names.
     """
 
@@ -42,6 +43,7 @@ class Original:
     initializers: Order = ()
     value_info: Order = ()
     lost_value_info: tuple[onnx.ValueInfoProto, ...] = ()
+    lost_nodes: tuple[onnx.NodeProto, ...] = ()
     changed_nodes: tuple[onnx.NodeProto, ...] = ()
 
     def with_orders(self, nodes: Order, initializers: Order, value_info: Order) -> Original:
@@ -86,6 +88,7 @@ def _encoded(original: Original) -> dict[str, Any]:
         "initializers": original.initializers,
         "value_info": original.value_info,
         "lost_value_info": [_as_text(item) for item in original.lost_value_info],
+        "lost_nodes": [_as_text(item) for item in original.lost_nodes],
         "changed_nodes": [_as_text(item) for item in original.changed_nodes],
     }
 
@@ -98,6 +101,7 @@ def _decoded(raw: Mapping[str, Any]) -> Original:
         initializers=_order(raw, "initializers"),
         value_info=_order(raw, "value_info"),
         lost_value_info=tuple(map(onnx.ValueInfoProto.FromString, _from_text(raw, "lost_value_info"))),
+        lost_nodes=tuple(map(onnx.NodeProto.FromString, _from_text(raw, "lost_nodes"))),
         changed_nodes=tuple(map(onnx.NodeProto.FromString, _from_text(raw, "changed_nodes"))),
     )
 

@@ -49,9 +49,12 @@ class RecordOriginal:
         before = remembered(self.original)
         nodes = _names(normalised.node)
         unsorted = [nodes[place] for place in places_of(before.nodes, len(nodes), where="")] if before.nodes else nodes
-        changed = _changed_nodes(normalised.node, undone.node)
-        original = replace(before, lost_value_info=lost, changed_nodes=changed).with_orders(
-            order_of(unsorted, _names(undone.node)),
+        lost_nodes = _lost(normalised.node, undone.node)
+        present = [*undone.node, *lost_nodes]
+        changed = _changed_nodes(normalised.node, present)
+        remembering = replace(before, lost_value_info=lost, lost_nodes=lost_nodes, changed_nodes=changed)
+        original = remembering.with_orders(
+            order_of(unsorted, _names(present)),
             order_of(_names(normalised.initializer), _names(undone.initializer)),
             order_of(_names(normalised.value_info), found),
         )
@@ -77,6 +80,7 @@ class Restore:
         restored = _undone(model)
         graph = restored.graph
         graph.value_info.extend(original.lost_value_info)
+        graph.node.extend(original.lost_nodes)
         _reorder(graph.node, original.nodes)
         _reorder(graph.initializer, original.initializers)
         _reorder(graph.value_info, original.value_info)
@@ -89,10 +93,8 @@ class Restore:
         return restored
 
 
-def _lost(
-    wanted: Sequence[onnx.ValueInfoProto], found: Sequence[onnx.ValueInfoProto]
-) -> tuple[onnx.ValueInfoProto, ...]:
-    """The types that were not found again; some exporters write those of a value several times."""
+def _lost(wanted: Sequence[_Item], found: Sequence[_Item]) -> tuple[_Item, ...]:
+    """What was not found again, by name; some exporters write the type of a value several times."""
     left = Counter(item.name for item in found)
     lost = []
     for item in wanted:
