@@ -89,9 +89,9 @@ def diff_verb(console: Console, *, compiled: Path, original: Path | None) -> Res
 
 def view_verb(console: Console, *, compiled: Path, original: Path | None, port: int, browser: bool) -> Result:
     """``skipc view``: serve original and compiled until interrupted."""
-    netron = _netron()
     source = load_model(compiled)
     plan_of(source.model, where=str(compiled))
+    netron = _netron()
     with tempfile.TemporaryDirectory(prefix="skipc-view-") as folder:
         before = original or Path(folder) / f"{compiled.stem.removesuffix(SUFFIX)}.original.onnx"
         if original is None:
