@@ -182,7 +182,9 @@ def _with_path(
     model = instrument(surveyed.model, measured, surveyed.executor)
     few = judged.first(PATH_UNITS[claim.loss.binary])
     weights = [_by_row(block, *pair) for block, *pair in zip(measured, scores, losses[1], strict=True)]
-    offer = Offer([item.astype(np.float64) for item in scores], weights, costs.saved, costs.split, costs.gate)
+    # A gate that decides for a whole batch ties its samples together: they are no independent units then.
+    gated = [decides_by_row(block.gate) or judged.units == len(judged.items) for block in measured]
+    offer = Offer([item.astype(np.float64) for item in scores], weights, costs.saved, costs.split, costs.gate, gated)
     trial = Trial(
         run=lambda window: run_gated(model, window, few, claim.loss),
         p_value=lambda losses: p_value(np.resize(losses, judged.units), claim.limit, claim.binary),

@@ -77,6 +77,7 @@ class Offer:
         saved_ms: by bypassing a whole batch, [gates].
         split_ms: what it costs to bypass a part of a batch, [gates].
         gate_ms: cost of one gate.
+        gated: which blocks a gate may stand before, [gates]; the others are bypassed always or never.
     """
 
     scores: Sequence[NDArray[np.float64]]
@@ -84,6 +85,7 @@ class Offer:
     saved_ms: NDArray[np.float64]
     split_ms: NDArray[np.float64]
     gate_ms: float
+    gated: Sequence[bool]
 
     def saved(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
         """Milliseconds saved by bypassing these shares of batches, [..., gates]; without what the gates cost."""
@@ -165,7 +167,7 @@ class _Search:
     def __init__(self, offer: Offer, trial: Trial, shares: Sequence[float]) -> None:
         self._offer = offer
         self._trial = trial
-        self._ladders = [ladder(offer, gate, shares) for gate in range(len(trial.floors))]
+        self._ladders = [ladder(offer, gate, shares if may else ()) for gate, may in enumerate(offer.gated)]
         self._excess = np.ones(len(trial.floors))
         """How many times more loss than predicted a gate's last measured step added."""
 

@@ -40,7 +40,7 @@ def offer(gates: int = 3, *, gate_ms: float = 0.01, seed: int = 0) -> Offer:
     scores = random.standard_normal((gates, UNITS)).astype(np.float32).astype(np.float64)
     size = 0.01 * np.arange(1, gates + 1)[:, None]
     losses = np.asarray(size * np.exp(scores), np.float64)
-    return Offer(list(scores), list(losses), np.arange(1.0, gates + 1), np.zeros(gates), gate_ms)
+    return Offer(list(scores), list(losses), np.arange(1.0, gates + 1), np.zeros(gates), gate_ms, [True] * gates)
 
 
 def simulated(given: Offer, interaction: float = 0.0) -> Callable[[Window], Outcome]:
@@ -102,6 +102,13 @@ def test_a_path_ends_at_the_first_loss_out_of_reach() -> None:
     assert len(losses) < len(path_of(offer()))
 
 
+def test_without_a_gate_a_block_is_bypassed_always_or_never() -> None:
+    given = replace(offer(), gated=[True, False, True])
+    found = path_of(given)
+    assert {step.shares[1] for step in found} == {0.0, 1.0}
+    assert any(0 < step.shares[0] < 1 for step in found)
+
+
 def test_the_best_deal_goes_first() -> None:
     given = offer()
     cheap = replace(given, losses=list(np.stack(given.losses) * np.array([1.0, 1.0, 1e-3])[:, None]))
@@ -141,7 +148,7 @@ def test_neighbouring_floats_are_told_apart() -> None:
 def ladder_offer(losses: list[float], saved_ms: float = 1.0, gate_ms: float = 0.0) -> Offer:
     """One gate with these losses, in the order of its scores."""
     scores = np.arange(float(len(losses)))
-    return Offer([scores], [np.array(losses)], np.array([saved_ms]), np.zeros(1), gate_ms)
+    return Offer([scores], [np.array(losses)], np.array([saved_ms]), np.zeros(1), gate_ms, [True])
 
 
 def test_a_rung_is_the_loss_of_the_inputs_of_lowest_score() -> None:
