@@ -25,7 +25,7 @@ from benchmarks.measures import interval
 from benchmarks.workbench import Json, Workbench
 from skipc.compiler.build import build_static
 from skipc.compiler.data import Batch, batches, load_dataset
-from skipc.compiler.granularity import fits
+from skipc.compiler.granularity import obstacle
 from skipc.compiler.impact import ungated
 from skipc.compiler.independence import dependent
 from skipc.compiler.latency import interleaved
@@ -106,8 +106,7 @@ def _smollm2(count: int) -> Subject:
 
 def _blocks(surveyed: Surveyed, granularity: str) -> tuple[Block, ...]:
     """Every block that allows the granularity, with a random linear bypass near the identity and a random gate."""
-    refused: dict[str, list[str]] = {region.name: [] for region in surveyed.survey.blocks}
-    regions = [region for region in surveyed.survey.blocks if fits(region, granularity, refused)]
+    regions = [region for region in surveyed.survey.blocks if not obstacle(region, granularity)]
     return tuple(_block(surveyed, region, granularity, seed) for seed, region in enumerate(regions))
 
 
@@ -115,16 +114,10 @@ def _block(surveyed: Surveyed, region: Region, granularity: str, seed: int) -> B
     random = np.random.default_rng(seed)
     weight = np.eye(region.channels) + 0.01 * random.standard_normal((region.channels,) * 2)
     bypass = Bypass("linear", {"weight": weight.astype(np.float32), "shift": np.zeros(region.channels, np.float32)})
-    block = ungated(region, bypass)
     mask = "attention_mask" if any(spec.name == "attention_mask" for spec in surveyed.inputs) else ""
-    gate = replace(
-        block.gate,
-        weight=random.standard_normal(region.channels).astype(np.float32),
-        granularity=granularity,
-        pooling="none" if granularity == "token" else "mean",
-        mask=mask if len(region.dims) == 3 else "",
-    )
-    return replace(block, gate=gate)
+    block = ungated(region, bypass, granularity, mask if len(region.dims) == 3 else "")
+    weight = random.standard_normal(region.channels)
+    return replace(block, gate=replace(block.gate, weight=weight.astype(np.float32)))
 
 
 def _padded(samples: Sequence[Mapping[str, Array]], extra: int) -> dict[str, Array]:

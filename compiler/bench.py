@@ -39,7 +39,7 @@ def compare(original: Session, compiled: Session, items: Sequence[Batch], *, rou
     Each round runs a handful of batches, drawn anew, through both models; a round's ratio is of their summed times, so
     that large inputs weigh as much as they cost. Zero rounds stands for as many as fit into a few seconds.
     """
-    once = 2 * sum(_pairs(original, compiled, items[:1], warm_up=True))
+    once = 2 * sum(_pairs(original, compiled, items[:1], 0, warm_up=True))
     size = int(np.clip(BUDGET_MS / LEAST_ROUNDS / max(once, 1e-3), 1, BATCHES_A_ROUND))
     if rounds == 0:
         rounds = int(np.clip(BUDGET_MS / max(once * size, 1e-3), LEAST_ROUNDS, MOST_ROUNDS))
@@ -47,16 +47,16 @@ def compare(original: Session, compiled: Session, items: Sequence[Batch], *, rou
     order = np.random.default_rng(0).permutation(max(rounds * size, len(items))) % len(items)
     for row in range(rounds):
         chosen = [items[i] for i in order[row * size : (row + 1) * size]]
-        slow[row], fast[row] = _pairs(original, compiled, chosen)
+        slow[row], fast[row] = _pairs(original, compiled, chosen, row)
     return Bench(speedup_of(slow, fast), float(np.median(slow)), float(np.median(fast)))
 
 
 def _pairs(
-    original: Session, compiled: Session, items: Sequence[Batch], *, warm_up: bool = False
+    original: Session, compiled: Session, items: Sequence[Batch], seed: int, *, warm_up: bool = False
 ) -> tuple[float, float]:
-    """Mean milliseconds a batch of both models on the same batches."""
+    """Mean milliseconds a batch of both models on the same batches, in an order that the seed draws."""
     runs = [run for item in items for run in (_run(original, item), _run(compiled, item))]
-    times = interleaved(runs, 1, warm_up=warm_up)[0].reshape(-1, 2).mean(axis=0)
+    times = interleaved(runs, 1, warm_up=warm_up, seed=seed)[0].reshape(-1, 2).mean(axis=0)
     return float(times[0]), float(times[1])
 
 

@@ -111,10 +111,8 @@ def _unfitted(surveyed: Surveyed, option: Option, choice: Choice, mask: str) -> 
     region = option.region
     known = surveyed.types.get(mask)
     masked = known is not None and len(region.dims) == 3 and region.channel_axis == 2 and known.dims == region.dims[:2]
-    block = ungated(region, option.bypass)
-    pooling = "none" if choice.granularity == "token" else "mean"
-    gate = replace(block.gate, granularity=choice.granularity, pooling=pooling, mask=mask if masked else "")
-    return replace(block, gate=gate, granularity_reason=choice.reason)
+    block = ungated(region, option.bypass, choice.granularity, mask if masked else "")
+    return replace(block, granularity_reason=choice.reason)
 
 
 def _fitted(block: Block, evidence: Evidence, tokens: Mapping[str, Rows], impact: NDArray[np.float64]) -> GateFit:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -59,12 +60,13 @@ def choose_granularity(
     refused: dict[str, list[str]] = {option.region.name: [] for option in options}
     savings: dict[str, dict[str, float]] = {option.region.name: {} for option in options}
     for granularity in _asked(settings, items):
-        fitting = [option for option in options if fits(option.region, granularity, refused)]
-        blocks = [_with(option, granularity) for option in fitting]
-        reasons = dependent(surveyed.model, blocks, joined) if blocks else {}
+        reasons = {option.region.name: obstacle(option.region, granularity) for option in options}
+        fitting = [option for option in options if not reasons[option.region.name]]
+        blocks = [ungated(option.region, option.bypass, granularity) for option in fitting]
+        reasons |= dependent(surveyed.model, blocks, joined) if blocks else {}
         for name, reason in reasons.items():
-            refused[name].append(f"not by {granularity}: {reason}")
-        proven = [block for block in blocks if block.region.name not in reasons]
+            refused[name] += [f"not by {granularity}: {reason}"] if reason else []
+        proven = [block for block in blocks if not reasons[block.region.name]]
         for name, saved in _half_savings(surveyed, proven, items, settings).items():
             savings[name][granularity] = saved
     return {name: _chosen(savings[name], refused[name], settings) for name in refused}
@@ -84,26 +86,15 @@ def _are_long(items: Sequence[Batch]) -> bool:
     return bool(lengths) and float(np.median(lengths)) >= LONG
 
 
-def fits(region: Region, granularity: str, refused: Mapping[str, list[str]]) -> bool:
-    """Whether a region's shape allows a granularity; notes the reason where it does not."""
+def obstacle(region: Region, granularity: str) -> str:
+    """Why a region's shape does not allow a granularity; empty where it does."""
     if not isinstance(region.dims[0], str):
-        refused[region.name].append(f"not by {granularity}: its batch axis is fixed or unknown")
-        return False
+        return "its batch axis is fixed or unknown"
     if granularity == "sample":
-        return True
+        return ""
     if len(region.dims) != 3 or region.channel_axis != 2:
-        refused[region.name].append("not by token: its values are no sequence of tokens")
-        return False
-    if region.sides:
-        refused[region.name].append(f"not by token: it also reads {region.sides[0]}")
-        return False
-    return True
-
-
-def _with(option: Option, granularity: str) -> Block:
-    block = ungated(option.region, option.bypass)
-    pooling = "none" if granularity == "token" else "mean"
-    return replace(block, gate=replace(block.gate, granularity=granularity, pooling=pooling))
+        return "its values are no sequence of tokens"
+    return f"it also reads {region.sides[0]}" if region.sides else ""
 
 
 def _half_savings(
@@ -113,20 +104,19 @@ def _half_savings(
     if not blocks:
         return {}
     chosen = typical(items)
-    fed = {item.name for item in surveyed.model.graph.input}
-    entries = [block.region.entry for block in blocks if block.region.entry not in fed]
+    entries = [block.region.entry for block in blocks]
     original = open_session(with_outputs(surveyed.model, entries).SerializeToString())
     session = imposed(surveyed.model, blocks, provider=settings.provider, threads=settings.threads)
     outputs = [item.name for item in surveyed.model.graph.output]
     none = [decisions(blocks, {**item.feeds, **original.run(item.feeds)}) for item in chosen]
     random = np.random.default_rng(settings.seed)
+    halves = [{name: (random.random(d.shape) < 0.5).astype(np.float32) for name, d in shut.items()} for shut in none]
 
     def run(which: str) -> None:
-        for item, shut in zip(chosen, none, strict=True):
-            half = {which: (random.random(shut[which].shape) < 0.5).astype(np.float32)} if which else {}
-            session.run({**item.feeds, **shut, **half}, outputs)
+        for item, shut, half in zip(chosen, none, halves, strict=True):
+            session.run({**item.feeds, **shut, which: half[which]} if which else {**item.feeds, **shut}, outputs)
 
-    runs = [lambda which=which: run(which) for which in ("", *none[0])]
+    runs = [partial(run, which) for which in ("", *none[0])]
     times = np.quantile(interleaved(runs, ROUNDS, rivals=False) / len(chosen), 0.25, axis=0)
     return {block.region.name: float(times[0] - time) for block, time in zip(blocks, times[1:], strict=True)}
 

@@ -51,9 +51,11 @@ def is_plain(settings: Settings) -> bool:
     return all(getattr(settings, name) == getattr(plain, name) for name in ("provider", "threads", "workers", "dask"))
 
 
-def ungated(region: Region, bypass: Bypass) -> Block:
-    """A block whose gate knows nothing yet: its score is zero for every input."""
-    return Block(region, bypass, Gate("mean", np.zeros(region.channels, np.float32), 0.0, floor=-np.inf))
+def ungated(region: Region, bypass: Bypass, granularity: str = "batch", mask: str = "") -> Block:
+    """A block whose gate has its form and knows nothing yet: its score is zero for every input."""
+    pooling = "none" if granularity == "token" else "mean"
+    nothing = np.zeros(region.channels, np.float32)
+    return Block(region, bypass, Gate(pooling, nothing, 0.0, floor=-np.inf, granularity=granularity, mask=mask))
 
 
 def ablate(model: Instrumented, judged: Judged, loss: Loss) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

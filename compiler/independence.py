@@ -61,9 +61,8 @@ def dependent(model: onnx.ModelProto, blocks: Sequence[Block], items: Sequence[B
     """
     if not items:
         return {block.region.name: "the data gives no batch of several samples to try it on" for block in blocks}
-    entries = [block.region.entry for block in blocks]
-    exits = [block.region.exit for block in blocks]
-    original = open_session(with_outputs(model, _written(model, [*entries, *exits])).SerializeToString())
+    watched = [name for block in blocks for name in (block.region.entry, block.region.exit)]
+    original = open_session(with_outputs(model, watched).SerializeToString())
     session = imposed(model, blocks)
     found: dict[str, str] = {}
     for item in items:
@@ -85,11 +84,6 @@ def _turned(item: Batch) -> dict[str, Array]:
         name: np.ascontiguousarray(array[::-1]) if array.ndim and len(array) == rows else array
         for name, array in item.feeds.items()
     }
-
-
-def _written(model: onnx.ModelProto, values: Sequence[str]) -> list[str]:
-    fed = {item.name for item in model.graph.input}
-    return [name for name in dict.fromkeys(values) if name not in fed]
 
 
 def _dependence(session: Session, block: Block, feeds: Mapping[str, Array], none: Decisions, expected: Array) -> str:

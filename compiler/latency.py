@@ -22,6 +22,7 @@ def interleaved(
     *,
     rivals: bool = True,
     warm_up: bool = True,
+    seed: int = 0,
 ) -> NDArray[np.float64]:
     """Time each run once a round, in an order drawn anew for each round; milliseconds [rounds, runs].
 
@@ -33,12 +34,13 @@ def interleaved(
             a deployed model finds its own weights in the caches, and not those of its rival.
         warm_up: whether one round that is not counted comes first, since the first run of a branch allocates and picks
             its kernels.
+        seed: of the order.
     """
     if warm_up:
         for run in runs:
             run()
     times = np.zeros((rounds, len(runs)))
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     for row in range(rounds):
         for which in random.permutation(len(runs)):
             if rivals:

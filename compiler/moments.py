@@ -142,9 +142,9 @@ def observe(model: onnx.ModelProto, regions: Sequence[Region], items: Sequence[B
         regions: to watch; they may overlap.
         items: batches without padding (batch size 1 sees to that).
     """
-    fed = {spec.name for spec in model.graph.input}
-    watched = tuple(dict.fromkeys(name for region in regions for name in _values(region) if name not in fed))
-    session = open_session(with_outputs(model, watched).SerializeToString())
+    values = frozenset(name for region in regions for name in _values(region))
+    session = open_session(with_outputs(model, sorted(values)).SerializeToString())
+    watched = tuple(name for name in session.outputs if name in values)
     sums = [_Sums(region) for region in regions]
     for start in range(0, len(items), CHUNK):
         chunk = in_parallel(

@@ -39,16 +39,15 @@ def observe_tokens(
     if not blocks:
         return {}
     gated = run_passes(model, [InjectGates(tuple(blocks), InputWindow())])
-    fed = {item.name for item in model.graph.input}
-    watched = list(dict.fromkeys(name for block in blocks for name in (block.region.entry, block.region.exit)))
-    session = open_session(with_outputs(gated, [name for name in watched if name not in fed]).SerializeToString())
-    wanted = [name for name in watched if name not in fed]
+    watched = [name for block in blocks for name in (block.region.entry, block.region.exit)]
+    session = open_session(with_outputs(gated, watched).SerializeToString())
+    wanted = [name for name in session.outputs if name in watched]
 
     def run(item: Batch) -> list[Rows]:
         full = {**item.feeds, **session.run({**item.feeds, names.WINDOW: shut(len(blocks))}, wanted)}
-        return [_compared(item, block, gate, full) for gate, block in enumerate(blocks)]
+        return [compared(item, block, gate, full) for gate, block in enumerate(blocks)]
 
-    def _compared(item: Batch, block: Block, gate: int, full: Mapping[str, Array]) -> Rows:
+    def compared(item: Batch, block: Block, gate: int, full: Mapping[str, Array]) -> Rows:
         leaving = block.region.exit
         bypassed = session.run({**item.feeds, names.WINDOW: opened(len(blocks), [gate])}, [leaving])[leaving]
         return full[block.region.entry].reshape(-1, block.region.channels), _errors(full[leaving], bypassed)

@@ -20,10 +20,11 @@ from skipc.runtime.plan import Block, Region
 def with_outputs(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
     """A copy of a model with more outputs, for running and not for shipping: their types are left to be inferred.
 
-    Values that are outputs already stay where they are; the others follow in the order given.
+    Values that are outputs already stay where they are; the others follow in the order given. Inputs of the graph
+    are left out: whoever feeds them has them.
     """
     model = copied(model)
-    present = {item.name for item in model.graph.output}
+    present = {item.name for item in (*model.graph.output, *model.graph.input)}
     new = [name for name in dict.fromkeys(values) if name not in present]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in new)
     return model
