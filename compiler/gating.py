@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -189,7 +190,8 @@ def _with_path(
         floors=tuple(block.gate.floor for block in measured),
         limit=claim.limit,
     )
-    path = best_path(offer, trial, 1.0 - claim.confidence, _speed(surveyed, original, measured, judged, settings))
+    speed = speed_as_shipped(surveyed, original, judged, settings)
+    path = best_path(offer, trial, 1.0 - claim.confidence, partial(speed, measured))
     return Gated(measured, tuple(fits), path, model)
 
 
@@ -201,12 +203,12 @@ def _by_row(block: Block, scores: NDArray[np.float32], losses: NDArray[np.float6
     return np.asarray(errors / errors.mean() * float(losses.mean()))
 
 
-def _speed(
-    surveyed: Surveyed, original: Session, blocks: Sequence[Block], judged: Judged, settings: Settings
-) -> Callable[[Step], float]:
-    """How many times faster than the original a configuration is, built as it would be shipped."""
+def speed_as_shipped(
+    surveyed: Surveyed, original: Session, judged: Judged, settings: Settings
+) -> Callable[[Sequence[Block], Step], float]:
+    """How many times faster than the original a configuration of blocks is, built as it would be shipped."""
 
-    def speed_of(step: Step) -> float:
+    def speed_of(blocks: Sequence[Block], step: Step) -> float:
         chosen = [(block, limit) for block, limit in zip(blocks, step.thresholds, strict=True) if limit > NEVER]
         frozen = tuple(without_gate(block) if limit == ALWAYS else block for block, limit in chosen)
         window = LevelWindow((tuple(limit for _, limit in chosen),), tuple(block.gate.floor for block in frozen), 0)

@@ -120,6 +120,32 @@ def measure_costs(
     return Costs(float(pair[0]), float(pair[1]), saved, split, max(0.0, float(pair[1] - pair[0])) / max(1, gates))
 
 
+@dataclass(frozen=True)
+class OpenTimes:
+    """Measured latency of models with one gate each, milliseconds a batch, lower quartiles over rounds.
+
+    Attributes:
+        original: of the original.
+        shut: when nothing is bypassed, [models].
+        opened: when everything is, [models].
+    """
+
+    original: float
+    shut: NDArray[np.float64]
+    opened: NDArray[np.float64]
+
+
+def times_open(
+    original: Session, models: Sequence[Instrumented], items: Sequence[Batch], budget_ms: float
+) -> OpenTimes:
+    """Time the original beside models with one gate each, shut and open."""
+    windows = (shut(1), opened(1, [0]))
+    runs = [_run(original, items, None)]
+    runs += [_run(model.session, items, window) for window in windows for model in models]
+    times = _lower_quartile(runs, budget_ms, rivals=True) / len(items)
+    return OpenTimes(float(times[0]), times[1 : 1 + len(models)], times[1 + len(models) :])
+
+
 def _lower_quartile(runs: Sequence[Run], budget_ms: float, *, rivals: bool) -> NDArray[np.float64]:
     """Of each run's times, milliseconds [runs], over as many rounds as fit into the budget."""
     once = interleaved(runs, 1, rivals=rivals, warm_up=False).sum() * (2 if rivals else 1)

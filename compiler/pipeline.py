@@ -30,6 +30,7 @@ from skipc.compiler.planner import ALWAYS, NEVER, Step, levels_of, window_of
 from skipc.compiler.probe import probe_feeds
 from skipc.compiler.reference import with_references
 from skipc.compiler.running import Judged, judge, run_gated, run_plain
+from skipc.compiler.second_look import with_second_look
 from skipc.compiler.settings import Settings
 from skipc.compiler.shift import LeftOut, estimate_shift
 from skipc.compiler.source import Source
@@ -159,6 +160,7 @@ def _compile_model(
         mask = _mask(surveyed, splits, settings)
         evidence = Evidence(studied.activations, splits.fit, splits.single_fit, splits.joined_fit, mask)
         gated = gate_options(surveyed, original, candidates.chosen, evidence, claim, settings)
+        gated = with_second_look(surveyed, original, evidence, gated, claim, settings)
     with console.stage("certifying"):
         levels = _certified_levels(gated, splits, claim)
     with console.stage("building and verifying"):

@@ -126,14 +126,14 @@ def best_path(offer: Offer, trial: Trial, delta: float, speed_of: Callable[[Step
         speed_of: measures how many times faster than the original a configuration is, built as it would be shipped.
     """
     paths = [lay_path(offer, trial, shares) for shares in (SHARES, ())]
-    ends = [_boldest(path, trial.limit, delta) for path in paths]
+    ends = [boldest(path, trial.limit, delta) for path in paths]
     if ends[0] == ends[1]:
         return paths[0]
     speeds = [speed_of(end) if end else 0.0 for end in ends]
     return paths[int(np.argmax(speeds))]
 
 
-def _boldest(path: Sequence[Step], limit: float, delta: float) -> Step | None:
+def boldest(path: Sequence[Step], limit: float, delta: float) -> Step | None:
     """The boldest configuration that passes on *fit*; where *fit* is too small, by its mean."""
     passing = list(takewhile(lambda step: step.p_value <= delta, path))
     within = passing or list(takewhile(lambda step: step.loss <= limit / 2, path))

@@ -60,10 +60,24 @@ def _score(builder: Builder, region: Region, gate: Gate) -> str:
     column = gate.weight.reshape(-1, 1)
     weight = builder.constant(np.concatenate([column, -column], axis=1), name=f"{names.gate(region.name)}/weight")
     bias = builder.constant([gate.bias, -gate.bias], name=f"{names.gate(region.name)}/bias")
+    if gate.pooling == "top":
+        highest, checked = _highest(builder, region, len(gate.weight), bias)
+        return builder.op("Gemm", [highest, weight, checked], output=names.score(region.name))
     wide = builder.to_float32(region.entry, region.elem_type)
     if gate.pooling == "none":
         return builder.op("Add", [builder.op("MatMul", [wide, weight]), bias], output=names.score(region.name))
     return builder.op("Gemm", [_pooled(builder, region, gate, wide), weight, bias], output=names.score(region.name))
+
+
+def _highest(builder: Builder, region: Region, count: int, bias: str) -> tuple[str, str]:
+    """The highest class scores of the first look, float32 [batch, count], and the bias, which is NaN where any is odd.
+
+    A TopK may lose a NaN; a product with zeros keeps it, and makes one of every infinity.
+    """
+    scores = builder.to_float32(names.first_look(region.name), region.elem_type)
+    highest = builder.op("TopK", [scores, builder.constant([count], np.int64)], unread=1, axis=1)
+    zeros = builder.constant(np.zeros((region.channels, 2)))
+    return highest, builder.op("Gemm", [scores, zeros, bias])
 
 
 def _pooled(builder: Builder, region: Region, gate: Gate, value: str) -> str:

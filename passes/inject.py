@@ -24,6 +24,7 @@ from skipc.passes.flow import NodeSet, members, node_inputs
 from skipc.passes.gate import decides_by_row, is_by_token, write_condition, write_gate, write_mask
 from skipc.passes.normalize import copied_node, sort_nodes
 from skipc.passes.rows import RowWriter
+from skipc.passes.second_look import is_second_look, look_again, write_first_look
 from skipc.passes.window import Window, limits_name
 from skipc.runtime import names
 from skipc.runtime.plan import Block, Region
@@ -103,6 +104,8 @@ def _gated(model: onnx.ModelProto, blocks: Sequence[Block], placed: Placed, *, l
     inside = cut.inside(blocks)
     for number, (block, moved) in enumerate(zip(blocks, inside, strict=True)):
         builder = Builder(names.gate(block.region.name), opset_of(model))
+        if is_second_look(block):
+            write_first_look(builder, block)
         if limits:
             write_gate(builder, block.region, block.gate, limits_name(number))
         else:
@@ -123,6 +126,9 @@ def _masks(blocks: Sequence[Block], opset: int) -> Fragment:
 def _ifs(cut: Cut, block: Block, moved: NodeSet) -> list[onnx.NodeProto]:
     """The `If` that stands for a region, or two and their condition where its rows decide for themselves."""
     region, opset = block.region, opset_of(cut.model)
+    if is_second_look(block):
+        branches = look_again(cut, block, moved, opset)
+        return [_if_node(names.block(region.name), names.gate(region.name), region.exit, *branches)]
     bypass = _settled(cut, cut.bypass(block, opset))
     name, condition, prefix = names.block(region.name), names.gate(region.name), names.bypass(region.name)
     then = helper.make_graph(bypass.nodes, prefix, [], [result(region, prefix)], bypass.initializers)

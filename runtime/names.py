@@ -73,6 +73,11 @@ def bypass(region: str) -> str:
     return f"skipc/{region}/bypass"
 
 
+def first_look(region: str) -> str:
+    """Name of the class scores that a read-out gives before it is decided whether the second look is needed."""
+    return f"skipc/{region}/first"
+
+
 def full(region: str) -> str:
     """Name of the branch that holds the region's own nodes, and of its result."""
     return f"skipc/{region}/full"

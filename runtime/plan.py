@@ -54,7 +54,8 @@ class Region:
 
     Attributes:
         name: unique and readable, such as ``feed-forward.3``.
-        kind: ``attention``, ``feed-forward``, ``convolution``, ``residual`` (none of these) or ``layer`` (several).
+        kind: ``attention``, ``feed-forward``, ``convolution``, ``residual`` (none of these), ``layer`` (several), or
+            ``second-look``: everything from the entry to the class scores, whose type is that of the exit alone.
         entry: value that comes in.
         merge: value at which the skip path and the block's own path meet, before `tail`.
         exit: value that goes out.
@@ -94,12 +95,13 @@ class Bypass:
     """What runs in place of a region: an approximation of its value at `merge`, followed by a copy of its tail.
 
     Attributes:
-        kind: ``identity``, ``affine``, ``low-rank``, ``linear`` or ``narrow``.
+        kind: ``identity``, ``affine``, ``low-rank``, ``linear`` or ``narrow``; ``read-out`` for a second look.
         arrays: float32 parameters by name; C channels, rank r:
             affine ``scale`` [C], ``shift`` [C]; linear ``weight`` [C, C], ``shift`` [C];
             low-rank ``down`` [C, r], ``up`` [r, C], ``shift`` [C]; narrow, for u hidden units kept with t taps each,
             ``units`` int64 [u], ``weight`` [C, C], ``down`` [u * t, C], ``shift`` [C]; identity none, and no tail
-            either: the entry itself.
+            either: the entry itself; read-out, for F pooled features, ``weight`` [F, classes], ``shift`` [classes],
+            and what is averaged over: ``axes`` int64, or windows along the last axes, ``kernel`` and ``stride`` int64.
     """
 
     kind: str
@@ -108,13 +110,14 @@ class Bypass:
 
 @dataclass(frozen=True)
 class Gate:
-    """A linear read-out of an entry value that predicts the natural log of what a bypass would cost.
+    """A linear read-out that predicts the natural log of what a bypass would cost.
 
     Attributes:
         pooling: ``mean`` over all axes but batch and features, without padding where there is a `mask`; ``none`` for a
             score of each token; ``constant`` for a block that is bypassed for every input at the levels that bypass it
-            at all, which costs nothing at run time.
-        weight: float32 [C]; empty where the gate is constant.
+            at all, which costs nothing at run time; ``top`` for the highest class scores that the bypass itself gives,
+            in falling order, and not the entry value.
+        weight: float32 [C], or one for each of the highest scores; empty where the gate is constant.
         bias: added to the read-out.
         floor: scores at or below it were never seen in calibration, so the full block runs.
         granularity: what decides for itself: ``batch`` (bypassed only if every sample agrees), ``sample`` or ``token``.

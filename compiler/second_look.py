@@ -1,0 +1,211 @@
+"""A second look for classifiers: find where in the network a cheap read-out may answer, and how sure it must be.
+
+Each place is judged by what it would cost with the boldest threshold that its leave-one-out predictions on *fit* allow:
+the network up to there, the read-out, and the rest of the network for the share of samples that is looked at again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipc.compiler.calibrate import p_value
+from skipc.compiler.certify import Claim
+from skipc.compiler.fit import GateFit, fit_gate
+from skipc.compiler.gating import Evidence, Gated, speed_as_shipped
+from skipc.compiler.impact import TIMING_BUDGET_MS, instrument, instrument_for, times_open, typical
+from skipc.compiler.independence import dependent
+from skipc.compiler.loss import Losses
+from skipc.compiler.planner import REACH, Step, boldest, threshold_at
+from skipc.compiler.read_out import Pooling, ReadOut, channel_axes, fit_read_out, observe_pooled, poolings
+from skipc.compiler.running import Judged
+from skipc.compiler.settings import Settings
+from skipc.compiler.survey import Surveyed
+from skipc.passes.second_look import NAME, find_second_looks
+from skipc.runtime.plan import Array, Block, Gate, Region
+from skipc.runtime.session import Session
+
+LOSSES = frozenset({"top1", "accuracy"})
+"""Losses for which the order of the class scores is all that counts."""
+
+HIGHEST = (2, 4)
+"""Class scores that a gate reads: the margin alone, or more of them."""
+
+SHARES = np.linspace(0.01, 1.0, 100)
+
+STEPS = np.linspace(0.4, 1.2, 17)
+"""Of a path, as multiples of the share that is forecast: *calibrate* may be kinder or harsher than *fit*."""
+
+LEAST_SHARE = 0.1
+"""A place where fewer samples are sure enough is not timed."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One place for a second look, measured on *fit*.
+
+    Attributes:
+        block: region, read-out and gate.
+        fit: how well the gate predicts; its scores are leave-one-out.
+        scores: of the gate on the samples that its read-out was fitted on.
+        losses: of the leave-one-out predictions, [samples].
+        share: of samples that need no second look, by the boldest threshold that the claim allows.
+    """
+
+    block: Block
+    fit: GateFit
+    scores: NDArray[np.float64]
+    losses: Losses
+    share: float
+
+
+def with_second_look(
+    surveyed: Surveyed, original: Session, evidence: Evidence, rival: Gated, claim: Claim, settings: Settings
+) -> Gated:
+    """A second look where it is faster at the same risk than the gated blocks, and these otherwise.
+
+    Args:
+        surveyed: the original.
+        original: to time against.
+        evidence: what to fit on.
+        rival: blocks and path without a second look.
+        claim: what is to be certified.
+        settings: of the compilation.
+    """
+    if not _is_asked(claim, settings):
+        return rival
+    looks = [look for look in _looks(surveyed, evidence, claim) if look.share >= LEAST_SHARE]
+    chosen = _fastest(surveyed, original, looks, evidence, claim, settings)
+    if chosen is None:
+        return rival
+    speed = speed_as_shipped(surveyed, original, evidence.judged, settings)
+    ends = [boldest(gated.path, claim.limit, 1.0 - claim.confidence) for gated in (rival, chosen.gated)]
+    if ends[1] is None:
+        return rival
+    # The read-out knows the samples of *fit*, and is surer of them than it will be of others.
+    fair = replace(ends[1], thresholds=(threshold_at(chosen.look.scores, ends[1].shares[0]),))
+    rival_speed = speed(rival.blocks, ends[0]) if ends[0] else 1.0
+    return chosen.gated if speed(chosen.gated.blocks, fair) > rival_speed else rival
+
+
+def _is_asked(claim: Claim, settings: Settings) -> bool:
+    excluded = any(fnmatch(NAME, pattern) for pattern in settings.exclude)
+    return claim.loss.name in LOSSES and settings.bypass == "auto" and settings.granularity != "batch" and not excluded
+
+
+def _looks(surveyed: Surveyed, evidence: Evidence, claim: Claim) -> list[Look]:
+    """The best read-out of every place, from first to last."""
+    regions = find_second_looks(surveyed.model, surveyed.survey.blocks, surveyed.types, evidence.judged.output)
+    if not regions:
+        return []
+    axes = channel_axes(surveyed.survey.blocks)
+    wanted = {region.entry: poolings(surveyed.types[region.entry], axes[region.entry]) for region in regions}
+    pooled, scores = observe_pooled(surveyed.model, wanted, regions[0].exit, evidence.single)
+    return [
+        max(
+            (
+                _look(region, fit_read_out(pooling, features, scores), evidence, claim)
+                for pooling, features in zip(wanted[region.entry], pooled[region.entry], strict=True)
+            ),
+            key=lambda look: look.share,
+        )
+        for region in regions
+    ]
+
+
+def _look(region: Region, read_out: ReadOut, evidence: Evidence, claim: Claim) -> Look:
+    """The look with the gate that lets most samples go."""
+    losses, smooth = (
+        _losses(evidence.judged, measure, read_out.predicted) for measure in (claim.loss.of, claim.loss.smooth)
+    )
+    found = []
+    for count in HIGHEST[: 1 if region.channels < HIGHEST[1] else None]:
+        fit = _gate(count, read_out.predicted, smooth)
+        scores = _highest(read_out.fitted, len(fit.gate.weight)) @ fit.gate.weight.astype(np.float64) + fit.gate.bias
+        block = Block(region, read_out.bypass, fit.gate, impact=float(losses.mean()))
+        share = _share(fit.predicted, losses, evidence.judged.units, claim)
+        found.append(Look(block, fit, scores, losses, share))
+    return max(found, key=lambda look: look.share)
+
+
+def _losses(judged: Judged, measure: object, predicted: Array) -> Losses:
+    ends = np.cumsum([len(item.indices) for item in judged.items])[:-1]
+    return judged.losses(measure, np.split(predicted, ends))  # type: ignore[arg-type]
+
+
+def _gate(count: int, predicted: Array, smooth: Losses) -> GateFit:
+    """A gate that reads so many of the highest class scores; of two, their distance."""
+    highest = _highest(predicted, count)
+    if count > HIGHEST[0]:
+        fit = fit_gate(highest.astype(np.float32), smooth)
+        weight = fit.gate.weight
+    else:
+        fit = fit_gate((highest[:, :1] - highest[:, 1:]).astype(np.float32), smooth)
+        weight = np.array([fit.gate.weight[0], -fit.gate.weight[0]], np.float32)
+    gate = Gate("top", weight, fit.gate.bias, fit.gate.floor, granularity="sample")
+    return replace(fit, gate=gate)
+
+
+def _highest(scores: Array, count: int) -> NDArray[np.float64]:
+    return np.asarray(-np.sort(-scores.astype(np.float64), axis=1)[:, :count])
+
+
+def _share(scores: NDArray[np.float64], losses: Losses, units: int, claim: Claim) -> float:
+    """The largest share that may go without a second look, were *calibrate* like *fit*."""
+    found = 0.0
+    for share in SHARES:
+        if _p_value(losses * (scores < threshold_at(scores, float(share))), units, claim) > 1.0 - claim.confidence:
+            break
+        found = float(share)
+    return found
+
+
+def _p_value(losses: Losses, units: int, claim: Claim) -> float:
+    return p_value(np.resize(losses, units), claim.limit, claim.binary)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    look: Look
+    gated: Gated
+
+
+def _fastest(
+    surveyed: Surveyed, original: Session, looks: Sequence[Look], evidence: Evidence, claim: Claim, settings: Settings
+) -> _Chosen | None:
+    """The place of least predicted latency whose samples are proved independent, and the path of its thresholds."""
+    if not looks:
+        return None
+    items = typical(evidence.judged.items)
+    models = [instrument_for(surveyed.model, [look.block], settings) for look in looks]
+    times = times_open(original, models, items, TIMING_BUDGET_MS)
+    shares = np.array([look.share for look in looks])
+    predicted = times.opened + (1.0 - shares) * (times.shut - times.opened)
+    for place in np.argsort(predicted):
+        if predicted[place] >= times.original:
+            break
+        saved = float(times.shut[place] - times.opened[place])
+        block = replace(looks[place].block, saved_ms=saved, time_share=saved / times.original)
+        reason = dependent(surveyed.model, [block], evidence.joined).get(NAME, "") if settings.batch_size > 1 else ""
+        if not reason:
+            path = _path(looks[place], evidence.judged.units, float(times.original - times.shut[place]), saved, claim)
+            model = instrument(surveyed.model, [block], surveyed.executor)
+            return _Chosen(looks[place], Gated((block,), (looks[place].fit,), path, model))
+    return None
+
+
+def _path(look: Look, units: int, always_ms: float, saved_ms: float, claim: Claim) -> tuple[Step, ...]:
+    """Thresholds from gentle to bold around the share that is forecast."""
+    steps: list[Step] = []
+    for share in (float(item) for item in STEPS * look.share if item < 1.0):
+        threshold = threshold_at(look.fit.predicted, share)
+        losses = look.losses * (look.fit.predicted < threshold)
+        loss = float(losses.mean())
+        steps.append(Step((threshold,), (share,), loss, _p_value(losses, units, claim), always_ms + share * saved_ms))
+        if loss > REACH * claim.limit:
+            break
+    return tuple(steps)
