@@ -21,7 +21,7 @@ from skipc.compiler.impact import TIMING_BUDGET_MS, instrument, instrument_for, 
 from skipc.compiler.independence import dependent
 from skipc.compiler.loss import Losses
 from skipc.compiler.planner import REACH, Step, boldest, threshold_at
-from skipc.compiler.read_out import Pooling, ReadOut, channel_axes, fit_read_out, observe_pooled, poolings
+from skipc.compiler.read_out import ReadOut, channel_axes, fit_read_out, observe_pooled, poolings
 from skipc.compiler.running import Judged
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
