@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from benchmarks import batches, coverage, demo, deployment, help_time, minilm, overhead, rows
+from benchmarks import batches, coverage, demo, deployment, efficientnet, help_time, minilm, overhead, rows
 from benchmarks.workbench import Json, Workbench
 
 BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
     "help": help_time.run,
     "coverage": coverage.run,
     "demo": demo.run,
+    "efficientnet": efficientnet.run,
     "minilm": minilm.run,
     "overhead": overhead.run,
     "batches": batches.run,

@@ -22,7 +22,7 @@ from skipc.compiler.independence import dependent
 from skipc.compiler.loss import Losses
 from skipc.compiler.planner import REACH, Step, boldest, threshold_at
 from skipc.compiler.read_out import ReadOut, channel_axes, fit_read_out, observe_pooled, poolings
-from skipc.compiler.running import Judged
+from skipc.compiler.running import Judged, Measure
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
 from skipc.passes.second_look import NAME, find_second_looks
@@ -31,9 +31,6 @@ from skipc.runtime.session import Session
 
 LOSSES = frozenset({"top1", "accuracy"})
 """Losses for which the order of the class scores is all that counts."""
-
-HIGHEST = (2, 4)
-"""Class scores that a gate reads: the margin alone, or more of them."""
 
 SHARES = np.linspace(0.01, 1.0, 100)
 
@@ -76,7 +73,7 @@ def with_second_look(
         claim: what is to be certified.
         settings: of the compilation.
     """
-    if not _is_asked(claim, settings):
+    if not is_asked(claim, settings):
         return rival
     looks = [look for look in _looks(surveyed, evidence, claim) if look.share >= LEAST_SHARE]
     chosen = _fastest(surveyed, original, looks, evidence, claim, settings)
@@ -92,7 +89,9 @@ def with_second_look(
     return chosen.gated if speed(chosen.gated.blocks, fair) > rival_speed else rival
 
 
-def _is_asked(claim: Claim, settings: Settings) -> bool:
+def is_asked(claim: Claim, settings: Settings) -> bool:
+    """Whether a second look fits the claim and what the user wants; ``--exclude second-look`` does without."""
+    """Whether a second look fits the claim and what the user wants; ``--exclude second-look`` does without."""
     excluded = any(fnmatch(NAME, pattern) for pattern in settings.exclude)
     return claim.loss.name in LOSSES and settings.bypass == "auto" and settings.granularity != "batch" and not excluded
 
@@ -108,7 +107,13 @@ def _looks(surveyed: Surveyed, evidence: Evidence, claim: Claim) -> list[Look]:
     return [
         max(
             (
-                _look(region, fit_read_out(pooling, features, scores), evidence, claim)
+                _look(
+                    region,
+                    fit_read_out(pooling, features, scores),
+                    _mask(surveyed, region, evidence.mask),
+                    evidence,
+                    claim,
+                )
                 for pooling, features in zip(wanted[region.entry], pooled[region.entry], strict=True)
             ),
             key=lambda look: look.share,
@@ -117,44 +122,39 @@ def _looks(surveyed: Surveyed, evidence: Evidence, claim: Claim) -> list[Look]:
     ]
 
 
-def _look(region: Region, read_out: ReadOut, evidence: Evidence, claim: Claim) -> Look:
-    """The look with the gate that lets most samples go."""
-    losses, smooth = (
-        _losses(evidence.judged, measure, read_out.predicted) for measure in (claim.loss.of, claim.loss.smooth)
-    )
-    found = []
-    for count in HIGHEST[: 1 if region.channels < HIGHEST[1] else None]:
-        fit = _gate(count, read_out.predicted, smooth)
-        scores = _highest(read_out.fitted, len(fit.gate.weight)) @ fit.gate.weight.astype(np.float64) + fit.gate.bias
-        block = Block(region, read_out.bypass, fit.gate, impact=float(losses.mean()))
-        share = _share(fit.predicted, losses, evidence.judged.units, claim)
-        found.append(Look(block, fit, scores, losses, share))
-    return max(found, key=lambda look: look.share)
+def _mask(surveyed: Surveyed, region: Region, mask: str) -> str:
+    """The mask, where the entry value has a row for each of its tokens."""
+    entry, known = surveyed.types[region.entry], surveyed.types.get(mask)
+    return mask if known is not None and len(entry.dims) == 3 and known.dims == entry.dims[:2] else ""
 
 
-def _losses(judged: Judged, measure: object, predicted: Array) -> Losses:
+def _look(region: Region, read_out: ReadOut, mask: str, evidence: Evidence, claim: Claim) -> Look:
+    losses = _losses(evidence.judged, claim.loss.of, read_out.predicted)
+    fit = _gate(read_out.predicted, _losses(evidence.judged, claim.loss.smooth, read_out.predicted), mask)
+    scores = fit.gate.bias + float(fit.gate.weight[0]) * _margins(read_out.fitted)
+    block = Block(region, read_out.bypass, fit.gate, impact=float(losses.mean()))
+    return Look(block, fit, scores, losses, sure_share(fit.predicted, losses, evidence.judged.units, claim))
+
+
+def _losses(judged: Judged, measure: Measure, predicted: Array) -> Losses:
     ends = np.cumsum([len(item.indices) for item in judged.items])[:-1]
-    return judged.losses(measure, np.split(predicted, ends))  # type: ignore[arg-type]
+    return judged.losses(measure, np.split(predicted, ends))
 
 
-def _gate(count: int, predicted: Array, smooth: Losses) -> GateFit:
-    """A gate that reads so many of the highest class scores; of two, their distance."""
-    highest = _highest(predicted, count)
-    if count > HIGHEST[0]:
-        fit = fit_gate(highest.astype(np.float32), smooth)
-        weight = fit.gate.weight
-    else:
-        fit = fit_gate((highest[:, :1] - highest[:, 1:]).astype(np.float32), smooth)
-        weight = np.array([fit.gate.weight[0], -fit.gate.weight[0]], np.float32)
-    gate = Gate("top", weight, fit.gate.bias, fit.gate.floor, granularity="sample")
-    return replace(fit, gate=gate)
+def _gate(predicted: Array, smooth: Losses, mask: str) -> GateFit:
+    """A gate that reads by how much the highest class score exceeds the next."""
+    fit = fit_gate(_margins(predicted)[:, None].astype(np.float32), smooth)
+    slope = float(fit.gate.weight[0])
+    weight = np.array([slope, -slope], np.float32)
+    return replace(fit, gate=Gate("top", weight, fit.gate.bias, fit.gate.floor, granularity="sample", mask=mask))
 
 
-def _highest(scores: Array, count: int) -> NDArray[np.float64]:
-    return np.asarray(-np.sort(-scores.astype(np.float64), axis=1)[:, :count])
+def _margins(scores: Array) -> NDArray[np.float64]:
+    highest = np.sort(scores.astype(np.float64), axis=1)[:, -2:]
+    return np.asarray(highest[:, 1] - highest[:, 0])
 
 
-def _share(scores: NDArray[np.float64], losses: Losses, units: int, claim: Claim) -> float:
+def sure_share(scores: NDArray[np.float64], losses: Losses, units: int, claim: Claim) -> float:
     """The largest share that may go without a second look, were *calibrate* like *fit*."""
     found = 0.0
     for share in SHARES:
@@ -189,16 +189,27 @@ def _fastest(
         if predicted[place] >= times.original:
             break
         saved = float(times.shut[place] - times.opened[place])
-        block = replace(looks[place].block, saved_ms=saved, time_share=saved / times.original)
-        reason = dependent(surveyed.model, [block], evidence.joined).get(NAME, "") if settings.batch_size > 1 else ""
-        if not reason:
-            path = _path(looks[place], evidence.judged.units, float(times.original - times.shut[place]), saved, claim)
+        timed = replace(looks[place].block, saved_ms=saved, time_share=saved / times.original)
+        block = _proved(surveyed, timed, evidence, settings)
+        if block is not None:
+            always = float(times.original - times.shut[place])
+            path = lay_thresholds(looks[place], evidence.judged.units, always, saved, claim)
             model = instrument(surveyed.model, [block], surveyed.executor)
             return _Chosen(looks[place], Gated((block,), (looks[place].fit,), path, model))
     return None
 
 
-def _path(look: Look, units: int, always_ms: float, saved_ms: float, claim: Claim) -> tuple[Step, ...]:
+def _proved(surveyed: Surveyed, block: Block, evidence: Evidence, settings: Settings) -> Block | None:
+    """The block by sample where that is proved to be safe; in batches of one by batch otherwise, which is the same."""
+    reason = dependent(surveyed.model, [block], evidence.joined).get(NAME)
+    if not reason:
+        return replace(block, granularity_reason="each sample is as sure as its own scores")
+    if settings.batch_size > 1:
+        return None
+    return replace(block, gate=replace(block.gate, granularity="batch"), granularity_reason=f"not by sample: {reason}")
+
+
+def lay_thresholds(look: Look, units: int, always_ms: float, saved_ms: float, claim: Claim) -> tuple[Step, ...]:
     """Thresholds from gentle to bold around the share that is forecast."""
     steps: list[Step] = []
     for share in (float(item) for item in STEPS * look.share if item < 1.0):

@@ -76,7 +76,10 @@ class ImposeDecisions:
             rank = 2 if block.gate.granularity == "token" else 1
             agreed = names.agreed(block.region.name)
             model.graph.input.append(helper.make_tensor_value_info(agreed, TensorProto.FLOAT, [None] * rank))
-        return _gated(model, self.blocks, [], limits=False)
+        placed: Placed = []
+        looks = tuple(block for block in self.blocks if is_second_look(block))
+        _place(model, placed, _masks(looks, opset_of(model)), FIRST)
+        return _gated(model, self.blocks, placed, limits=False)
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def case(name: str, position: int = 0, granularity: str = "sample", cells: int =
 
 def margins(scores: Array) -> Array:
     ordered = np.sort(scores, axis=1)
-    return ordered[:, -1] - ordered[:, -2]
+    return np.asarray(ordered[:, -1] - ordered[:, -2])
 
 
 @pytest.mark.parametrize("granularity", ["sample", "batch"])
@@ -155,7 +155,7 @@ def test_the_plan_survives_json_and_the_original_comes_back(name: str, granulari
 
 
 def test_places_run_from_the_first_block_to_the_class_scores() -> None:
-    model, regions, _ = places(conv_net(blocks=3))
+    _, regions, _ = places(conv_net(blocks=3))
     ends = surveyed(conv_net(blocks=3)).survey.blocks
     assert [region.entry for region in regions] == [ends[0].entry, *(block.exit for block in ends)]
     assert {region.exit for region in regions} == {"logits"}
