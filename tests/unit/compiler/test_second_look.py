@@ -24,7 +24,7 @@ def claim(loss: str = "top1") -> Claim:
 
 def losses(wrong_from: float) -> np.ndarray:
     """One in four samples beyond a share of them is wrong."""
-    return np.asarray((SCORES >= wrong_from) & (np.arange(COUNT) % 4 == 0), np.float64)
+    return np.asarray((wrong_from <= SCORES) & (np.arange(COUNT) % 4 == 0), np.float64)
 
 
 def look(wrong_from: float) -> Look:
