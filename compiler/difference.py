@@ -143,7 +143,8 @@ def _gate_words(gate: Json) -> str:
     verdict = f"{limit} bypassed" if isinstance(limit, str) else f"bypassed below {limit:.4g}"
     if gate["pooling"] == "constant":
         return f"the same for every input, {verdict}"
-    return f"{gate['pooling']} of the entry, {_counted(gate['nodes'])}, one decision a {gate['granularity']}, {verdict}"
+    read = "margin of the read-out" if gate["pooling"] == "top" else f"{gate['pooling']} of the entry"
+    return f"{read}, {_counted(gate['nodes'])}, one decision a {gate['granularity']}, {verdict}"
 
 
 def _counted(operators: dict[str, int]) -> str:
