@@ -112,7 +112,8 @@ class _Slicer:
     def _last_projection(self) -> int:
         """The only node with a weight matrix that the merge is reached from without another one between."""
         merge = self._flow.producer[self._region.merge]
-        waiting, found = [merge], set()
+        # Where an optimiser has fused the residual sum, the region ends with the projection itself.
+        waiting, found = ([], {merge}) if self._is_projection(merge) else ([merge], set())
         while waiting:
             for name in self._flow.data_inputs(waiting.pop()):
                 made_by = self._flow.producer.get(name)
