@@ -23,7 +23,7 @@ What skipc makes of many structurally different graphs, with random weights unle
 - **by sample**: whether gates that decide sample by sample can be used, by the same test on a batch of two; skipc
   asks more of a region before it does.
 - **restored**: whether `skipc restore` gives the same bytes back.
-- **OpenVINO**, **onnx.reference**: whether that runtime gives for the compiled model what it gives for the original.
+- **OpenVINO**, **ORT Web** (onnxruntime-web in WebAssembly, under Node), **onnx.reference**: whether that runtime gives for the compiled model what it gives for the original.
 """
 
 
@@ -43,8 +43,8 @@ def page(rows: Sequence[Row], after: Sequence[After]) -> str:
             HEAD,
             f"{len(rows)} graphs, {len(rewritten)} rewritten, {len(refused)} refused.\n",
             "## Rewritten\n",
-            "| family | exporter | format | regions | shut | open | by sample | restored | OpenVINO | onnx.reference |",
-            "|---|---|---|---|---|---|---|---|---|---|",
+            "| family | exporter | format | regions | shut | open | by sample | restored | OpenVINO | ORT Web | onnx.reference |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
             *(_row(row) for row in rewritten),
             "\n## Refused\n",
             "| family | exporter | format | why |",
