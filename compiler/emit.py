@@ -19,7 +19,6 @@ from pathlib import Path
 
 from skipc.runtime.errors import InputError
 
-
 Content = bytes | Path
 
 

@@ -156,7 +156,7 @@ def _survey_text(found: Json) -> str:
             item["name"],
             f"{item['nodes']} ({item['node_share']:.0%})",
             f"{item['parameters']:,} ({item['parameter_share']:.0%})",
-            f"{item['time_share']:.1%}",
+            "not timed" if item["time_share"] is None else f"{item['time_share']:.1%}",
             item["entry"],
             item["exit"],
         )
