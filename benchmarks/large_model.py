@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -58,7 +59,7 @@ class LargeModel:
         path.write_bytes(model.SerializeToString(deterministic=True))
         return path
 
-    def _node(self, op_type: str, *inputs: str, output: str = "", **attributes: object) -> str:
+    def _node(self, op_type: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         name = output or f"v{len(self.nodes)}"
         self.nodes.append(helper.make_node(op_type, inputs, [name], name=f"n{len(self.nodes)}", **attributes))
         return name

@@ -36,7 +36,8 @@ def outputs(path: Path) -> np.ndarray:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(None, {"ids": np.arange(12).reshape(2, 6)})[0]
+    found: np.ndarray = session.run(None, {"ids": np.arange(12).reshape(2, 6)})[0]
+    return found
 
 
 def test_every_layer_is_behind_gates(compiled: Path) -> None:
