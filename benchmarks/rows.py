@@ -5,14 +5,9 @@ Bypasses and gates have random weights here: what is measured is the rewriting, 
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -20,8 +15,8 @@ from numpy.typing import NDArray
 from onnx.utils import Extractor
 
 import models
-from benchmarks.failure import BenchmarkError
 from benchmarks.measures import interval
+from benchmarks.web import on_web
 from benchmarks.workbench import Json, Workbench
 from skipc.compiler.build import build_static
 from skipc.compiler.data import Batch, batches, load_dataset
@@ -263,18 +258,5 @@ def _on_openvino(model: onnx.ModelProto, feeds: Mapping[str, Array], outputs: Se
 
 
 def _on_web(model: onnx.ModelProto, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-    """ONNX Runtime Web under Node; the variable `NODE_MODULES` names the folder that npm installed it into."""
-    modules = os.environ.get("NODE_MODULES")
-    if not modules:
-        raise BenchmarkError("NODE_MODULES names no folder with onnxruntime-web")
-    with TemporaryDirectory() as folder:
-        Path(folder, "model.onnx").write_bytes(model.SerializeToString())
-        given = {
-            name: {"type": str(value.dtype), "dims": value.shape, "data": value.reshape(-1).tolist()}
-            for name, value in feeds.items()
-        }
-        Path(folder, "feeds.json").write_text(json.dumps(given), encoding="utf-8")
-        script = Path(__file__).with_name("web.mjs")
-        subprocess.run(["node", script, folder, modules], check=True, capture_output=True, timeout=600)
-        found = json.loads(Path(folder, "found.json").read_text(encoding="utf-8"))
-    return {name: np.array(found[name]["data"], np.float32).reshape(found[name]["dims"]) for name in outputs}
+    found = on_web(model, feeds)
+    return {name: found[name] for name in outputs}

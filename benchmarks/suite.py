@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from benchmarks import batches, coverage, demo, deployment, efficientnet, help_time, minilm, overhead, rows
+from benchmarks import batches, coverage, demo, deployment, efficientnet, help_time, large, minilm, overhead, rows
 from benchmarks.workbench import Json, Workbench
 
 BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
@@ -17,4 +17,5 @@ BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
     "batches": batches.run,
     "rows": rows.run,
     "deployment": deployment.run,
+    "large": large.run,
 }

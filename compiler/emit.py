@@ -19,6 +19,8 @@ from pathlib import Path
 
 from skipc.runtime.errors import InputError
 
+Content = bytes | Path
+
 
 def check_writable(path: Path) -> None:
     """Refuse a target that could not be written, before any work is spent on its content.
@@ -36,14 +38,15 @@ def check_writable(path: Path) -> None:
         raise InputError("output-unwritable", what, where=str(path), hint=hint)
 
 
-def write_all(files: Mapping[Path, bytes]) -> None:
+def write_all(files: Mapping[Path, Content]) -> None:
     """Write each content to its path, or change nothing.
 
     A path that is a symbolic link stays one: the file behind it is replaced. An existing file keeps its permissions.
     What earlier runs that were killed have left behind for the same names is removed.
 
     Args:
-        files: content by path, in the order in which they are to appear. Put the model last, so that whoever waits for
+        files: content by path, or a file whose content it is, which is linked rather than copied where the file system
+            can; in the order in which they are to appear. Put the model last, so that whoever waits for
             it finds everything else in place.
 
     Raises:
@@ -73,7 +76,7 @@ class _Write:
 
     path: Path
     target: Path
-    content: bytes
+    content: Content
 
     @property
     def temporary(self) -> Path:
@@ -100,12 +103,22 @@ def _obstacle(target: Path) -> tuple[str, str] | None:
 
 def _write_temporary(write: _Write) -> None:
     with _blaming(write.path):
+        if isinstance(write.content, Path):
+            _link(write.content, write.temporary)
+            return
         with write.temporary.open("xb") as file:
             file.write(write.content)
             file.flush()
             os.fsync(file.fileno())
         if write.target.exists():
             write.temporary.chmod(stat.S_IMODE(write.target.stat().st_mode))
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source.resolve())
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _replace_all(writes: Sequence[_Write]) -> None:

@@ -13,7 +13,9 @@ from skipc.compiler.data_types import Dataset, InputSpec
 from skipc.compiler.extents import guesses
 from skipc.passes.candidate import ValueType
 from skipc.passes.expose import with_outputs
-from skipc.passes.flow import Flow
+from skipc.passes.external import refers
+from skipc.passes.flow import Flow, members
+from skipc.passes.stand_in import runnable
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Array, Dim
 from skipc.runtime.session import Session, open_session
@@ -35,8 +37,10 @@ def probe_types(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> dict[str, Val
     """
     inferred = _inferred(model)
     flow = Flow.of(model.graph)
-    written = [name for i in range(len(flow.nodes)) for name in flow.nodes[i].output if name]
-    session = open_session(with_outputs(model, written).SerializeToString(), optimize=False)
+    # What is computed from weights alone is as large as they are.
+    shown = members(flow.live) if refers(model) else range(len(flow.nodes))
+    written = [name for i in shown for name in flow.nodes[i].output if name]
+    session = open_session(with_outputs(runnable(model), written).SerializeToString(), optimize=False)
     wanted = [name for name in session.outputs if name in flow.producer]
     runs = [{**item, **session.run(item, wanted)} for item in feeds]
     named = _named_extents(model, feeds)
@@ -99,7 +103,7 @@ def probe_feeds(model: onnx.ModelProto, inputs: Sequence[InputSpec], data: Datas
     Raises:
         InputError: the model runs on none of them.
     """
-    session = open_session(model.SerializeToString(), optimize=False)
+    session = open_session(runnable(model).SerializeToString(), optimize=False)
     if data is None:
         return _synthetic_feeds(session, inputs)
     sizes = (1, 2) if _free_batch(inputs) and len(data) > 1 else (1, 1)

@@ -81,7 +81,7 @@ def survey_json(survey: Survey, time_shares: Mapping[str, float]) -> Json:
             "node_share": rounded(len(region.nodes) / max(1, survey.nodes)),
             "parameters": survey.parameters.get(region.name, 0),
             "parameter_share": rounded(survey.parameters.get(region.name, 0) / max(1, survey.parameters.get("", 0))),
-            "time_share": rounded(time_shares.get(region.name, 0.0)),
+            "time_share": rounded(time_shares[region.name]) if region.name in time_shares else None,
             "reason": "",
         }
         for region in survey.regions

@@ -13,6 +13,7 @@ from skipc.compiler.build import require_same_model, serialized
 from skipc.compiler.console import Console
 from skipc.compiler.data import input_specs, load_dataset
 from skipc.compiler.emit import check_writable, write_all
+from skipc.compiler.external_data import data_beside
 from skipc.compiler.groups import grouped
 from skipc.compiler.report import Json, certificate_json
 from skipc.compiler.retune import Terms, recertify
@@ -40,7 +41,8 @@ def retune_verb(
     out = out or compiled
     _require_other_file(out, original)
     check_writable(out)
-    model = load_model(compiled).model
+    source = load_model(compiled)
+    model = source.model
     before = plan_of(model, where=str(compiled))
     change: SetLevel | Recertify
     if level is not None:
@@ -55,7 +57,8 @@ def retune_verb(
     changed = run_passes(model, [change])
     after = plan_of(changed, where=str(out))
     plans = _plan_beside(compiled, out, before, after)
-    write_all({**plans, out: serialized(changed)})
+    weights = data_beside(source.path, source.files, out)
+    write_all({**weights, **plans, out: serialized(changed)})
     return _result(before, after, out, [str(path) for path in plans])
 
 
@@ -77,6 +80,7 @@ def _recertified(
     console: Console, model: onnx.ModelProto, original: Path, data: tuple[Sequence[str], str], terms: Terms
 ) -> Recertify:
     source = load_model(original)
+    source.require_whole()
     require_same_model(plan_of(model, where=""), source.digest, where=str(original))
     specs, group_by = data
     datasets = grouped([load_dataset(spec, input_specs(source.model)) for spec in specs], group_by)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError, Message
 
-from skipc.passes.base import CHECKABLE_BYTES, check, copied
-from skipc.passes.flow import subgraphs
+from skipc.compiler.external_data import digest_of, external_files, read_external
+from skipc.passes.base import check, copied
+from skipc.passes.external import refers
 from skipc.passes.normalize import is_sorted, sort
 from skipc.runtime.errors import InputError
 
@@ -22,15 +21,33 @@ class Source:
 
     Attributes:
         path: where it was read from.
-        model: with external data loaded.
+        model: with external data loaded, or with references to them where they are too large.
         digest: SHA-256 of the file, and of the external data it refers to.
         size_bytes: of the same.
+        files: the external data that `model` refers to.
     """
 
     path: Path
     model: onnx.ModelProto
     digest: str
     size_bytes: int
+    files: tuple[Path, ...] = ()
+
+    @property
+    def loadable(self) -> bytes | Path:
+        """What a session can be opened from: the model's bytes, or its path where weights lie elsewhere."""
+        return self.path if self.files else self.model.SerializeToString()
+
+    def require_whole(self) -> None:
+        """Refuse a model whose weights are not in memory.
+
+        Raises:
+            InputError: ``model-too-large``.
+        """
+        if self.files:
+            what = f"the model has {self.size_bytes / 1e9:.1f} GB; beyond 2 GB it can be compiled without data only"
+            hint = "convert its weights to float16 or 8 bits first; without --data its structure is compiled"
+            raise InputError("model-too-large", what, where=str(self.path), hint=hint)
 
 
 def load_model(path: Path) -> Source:
@@ -41,17 +58,11 @@ def load_model(path: Path) -> Source:
     """
     data = _read(path)
     model = _parse(data, path)
-    hasher, size = hashlib.sha256(data), len(data)
-    files = tuple(path.parent / name for name in _external_files(model))
-    _require_present(files, path)
-    _require_small_enough(len(data) + sum(external.stat().st_size for external in files), path)
-    for external in files:
-        content = external.read_bytes()
-        hasher.update(content)
-        size += len(content)
-    _load_external(model, path)
+    files = external_files(model, path)
+    digest, size = digest_of(data, files), len(data) + sum(external.stat().st_size for external in files)
+    read_external(model, path, files)
     check_source(model, path)
-    return Source(path, model, hasher.hexdigest(), size)
+    return Source(path, model, digest, size, files if refers(model) else ())
 
 
 def _read(path: Path) -> bytes:
@@ -88,46 +99,6 @@ def _texts_are_valid(message: Message) -> bool:
         if field.type == field.TYPE_MESSAGE and not all(_texts_are_valid(item) for item in values):
             return False
     return True
-
-
-def _external_files(model: onnx.ModelProto) -> tuple[str, ...]:
-    external = (item for item in _tensors(model.graph) if item.data_location == onnx.TensorProto.EXTERNAL)
-    found = (entry.value for item in external for entry in item.external_data if entry.key == "location")
-    return tuple(dict.fromkeys(found))
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """All tensors in a graph: initializers, those in attributes, and those in subgraphs."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield attribute.t
-            yield from attribute.tensors
-        for inner in subgraphs(node):
-            yield from _tensors(inner)
-
-
-def _require_present(files: Sequence[Path], path: Path) -> None:
-    missing = [external.name for external in files if not external.is_file()]
-    if missing:
-        hint = f"put {missing[0]} beside {path.name}, or export the model again"
-        what = f"the model keeps weights in {missing[0]}, which is not there"
-        raise InputError("external-data-missing", what, where=str(path), hint=hint)
-
-
-def _require_small_enough(size_bytes: int, path: Path) -> None:
-    if size_bytes > CHECKABLE_BYTES:
-        what = f"the model has {size_bytes / 1e9:.1f} GB; more than 2 GB cannot be handled in one piece yet"
-        hint = "convert its weights to float16 or 8 bits first"
-        raise InputError("model-too-large", what, where=str(path), hint=hint)
-
-
-def _load_external(model: onnx.ModelProto, path: Path) -> None:
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except Exception as error:
-        what = f"its external data cannot be read: {error}"
-        raise InputError("external-data-invalid", what, where=str(path), hint="export the model again") from error
 
 
 def _sorted(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -19,6 +19,7 @@ from skipc.passes.narrow import constants_of
 from skipc.passes.regions import Survey, find_regions
 from skipc.passes.rows import side_values
 from skipc.passes.shapes import constant_targets
+from skipc.passes.stand_in import runnable
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Array, Region
 from skipc.runtime.session import is_equal, open_session
@@ -70,7 +71,7 @@ def with_rows(survey: Survey, model: onnx.ModelProto, types: Mapping[str, ValueT
 
 
 def _require_deterministic(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> None:
-    session = open_session(model.SerializeToString(), optimize=False)
+    session = open_session(runnable(model).SerializeToString(), optimize=False)
     first, second = session.run(feeds), session.run(feeds)
     if all(is_equal(first[name], second[name]) for name in first):
         return

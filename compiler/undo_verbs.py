@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import tempfile
 from pathlib import Path
@@ -14,6 +13,7 @@ from skipc.compiler.build import normalized, require_same_model, serialized
 from skipc.compiler.console import Console
 from skipc.compiler.difference import difference_json, difference_text
 from skipc.compiler.emit import check_writable, write_all
+from skipc.compiler.external_data import data_beside, digest_of
 from skipc.compiler.source import Source, check_source, load_model
 from skipc.passes.restore import Restore
 from skipc.passes.stamp import plan_of
@@ -33,8 +33,8 @@ def restore_verb(console: Console, *, compiled: Path, out: Path | None) -> Resul
     source = load_model(compiled)
     with console.stage("restoring the original"):
         content = serialized(_restored(source))
-    write_all({out: content})
-    identical = hashlib.sha256(content).hexdigest() == plan_of(source.model, where=str(compiled)).model_digest
+    write_all({**data_beside(compiled, source.files, out), out: content})
+    identical = digest_of(content, source.files) == plan_of(source.model, where=str(compiled)).model_digest
     same = "byte for byte the file that was compiled" if identical else SAME_GRAPH
     found = {"ok": True, "output": str(out), "identical": identical, "size_bytes": len(content)}
     return found, f"wrote {out}: {same}"
@@ -95,7 +95,7 @@ def view_verb(console: Console, *, compiled: Path, original: Path | None, port: 
     with tempfile.TemporaryDirectory(prefix="skipc-view-") as folder:
         before = original or Path(folder) / f"{compiled.stem.removesuffix(SUFFIX)}.original.onnx"
         if original is None:
-            write_all({before: serialized(_restored(source))})
+            write_all({**data_beside(compiled, source.files, before), before: serialized(_restored(source))})
         urls = [
             _served(netron, path, port + offset if port else 0, browser)
             for offset, path in enumerate((before, compiled))

@@ -12,6 +12,7 @@ from skipc.compiler.build import build, require_same_model, serialized
 from skipc.compiler.console import Console
 from skipc.compiler.data import Dataset, batches, input_specs, load_dataset
 from skipc.compiler.emit import check_writable, write_all
+from skipc.compiler.external_data import data_beside
 from skipc.compiler.groups import grouped
 from skipc.compiler.impact import time_shares
 from skipc.compiler.pipeline import Compiled, compile_model, compile_without_data, exposed
@@ -49,14 +50,16 @@ def compile_verb(
     source = load_model(model)
     if plan is not None:
         return _compile_from_plan(source, plan, files, settings, console, start)
+    weights = data_beside(source.path, source.files, files[-1])
     datasets = grouped(_datasets(source, data), settings.group_by)
     if datasets:
+        source.require_whole()
         compiled = compile_model(source, datasets, settings, console)
     else:
         console.say("no data: every gate stays shut and nothing is certified")
         compiled = compile_without_data(source, settings, console)
     details = details_json(compiled, str(files[-1]), time.perf_counter() - start)
-    write_all(dict(zip(files, _contents(compiled, details), strict=True)))
+    write_all({**weights, **dict(zip(files, _contents(compiled, details), strict=True))})
     return _without_details(details), compile_text(details)
 
 
@@ -111,6 +114,7 @@ def _compile_from_plan(
         raise InputError("plan-unreadable", f"cannot read the plan: {reason}", where=str(path), hint=hint) from error
     plan = plan_from_json(text, where=str(path))
     require_same_model(plan, source.digest, where=str(path))
+    weights = data_beside(source.path, source.files, files[-1])
     with console.stage("finding regions"):
         surveyed = survey_model(source, None)
     with console.stage("building from the plan"):
@@ -121,7 +125,7 @@ def _compile_from_plan(
         raise PromiseError("gates-shut-differ", "with every gate shut the outputs differ from the original's")
     compiled = Compiled(model, plan, surveyed)
     details = details_json(compiled, str(files[-1]), time.perf_counter() - start)
-    write_all(dict(zip(files, _contents(compiled, details), strict=True)))
+    write_all({**weights, **dict(zip(files, _contents(compiled, details), strict=True))})
     return _without_details(details), compile_text(details)
 
 
@@ -134,6 +138,10 @@ def inspect_verb(console: Console, *, model: Path, data: str | None) -> Result:
     dataset = load_dataset(data, input_specs(source.model)) if data else None
     with console.stage("finding regions"):
         surveyed = survey_model(source, dataset)
+    if source.files:
+        console.say("the model is too large to be timed here")
+        found = survey_json(surveyed.survey, {})
+        return found, _survey_text(found)
     with console.stage("timing them"):
         feeds = probe_feeds(surveyed.model, surveyed.inputs, dataset)[0]
         shares = time_shares(surveyed.model, surveyed.survey.blocks, feeds)
@@ -148,7 +156,7 @@ def _survey_text(found: Json) -> str:
             item["name"],
             f"{item['nodes']} ({item['node_share']:.0%})",
             f"{item['parameters']:,} ({item['parameter_share']:.0%})",
-            f"{item['time_share']:.1%}",
+            "not timed" if item["time_share"] is None else f"{item['time_share']:.1%}",
             item["entry"],
             item["exit"],
         )
@@ -178,6 +186,7 @@ def _plan_text(found: Json) -> str:
 def verify_verb(console: Console, *, compiled: Path, original: Path, data: str, provider: str) -> Result:
     """``skipc verify``."""
     source, candidate = load_model(original), load_model(compiled)
+    source.require_whole()
     plan = plan_of(candidate.model, where=str(compiled))
     require_same_model(plan, source.digest, where=str(original))
     dataset = load_dataset(data, input_specs(source.model))
@@ -204,11 +213,12 @@ def bench_verb(
     require_same_signature(source.model, candidate.model)
     inputs = input_specs(source.model)
     items = batches(load_dataset(data, inputs), batch_size, inputs)
-    first = open_session(source.model.SerializeToString(), provider=provider, threads=threads, where=str(model))
-    second = open_session(candidate.model.SerializeToString(), provider=provider, threads=threads, where=str(compiled))
+    first = open_session(source.loadable, provider=provider, threads=threads, where=str(model))
+    second = open_session(candidate.loadable, provider=provider, threads=threads, where=str(compiled))
     with console.stage("timing"):
         bench = compare(first, second, items)
-    plan = plan_of(candidate.model, where=str(compiled)) if is_compiled(candidate.model) else None
+    known = is_compiled(candidate.model) and not candidate.files
+    plan = plan_of(candidate.model, where=str(compiled)) if known else None
     shares = run_shares(exposed(candidate.model, plan), plan, items) if plan else ()
     skipped = time_share_skipped(plan, shares) if plan else 0.0
     found = bench_json(bench, second.provider, plan, shares, skipped)

@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from skipc.passes.external import is_external
 from skipc.passes.flow import Flow, NodeSet, members, node_set
 from skipc.passes.normalize import copied_node
 from skipc.runtime.plan import Array, Region
@@ -72,8 +73,8 @@ def find_hidden(flow: Flow, constants: Mapping[str, Array], region: Region) -> H
 
 
 def constants_of(graph: onnx.GraphProto) -> dict[str, Array]:
-    """Arrays of all initializers and constant nodes, by value name."""
-    found = {item.name: item for item in graph.initializer}
+    """Arrays of all initializers and constant nodes, by value name; without those that lie in another file."""
+    found = {item.name: item for item in graph.initializer if not is_external(item)}
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             found[node.output[0]] = node.attribute[0].t
@@ -111,7 +112,8 @@ class _Slicer:
     def _last_projection(self) -> int:
         """The only node with a weight matrix that the merge is reached from without another one between."""
         merge = self._flow.producer[self._region.merge]
-        waiting, found = [merge], set()
+        # Where an optimiser has fused the residual sum, the region ends with the projection itself.
+        waiting, found = ([], {merge}) if self._is_projection(merge) else ([merge], set())
         while waiting:
             for name in self._flow.data_inputs(waiting.pop()):
                 made_by = self._flow.producer.get(name)

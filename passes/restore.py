@@ -15,6 +15,7 @@ import onnx
 
 from skipc.passes.base import copied
 from skipc.passes.cut import renamed
+from skipc.passes.external import refer_again, tensors
 from skipc.passes.flow import subgraphs
 from skipc.passes.normalize import copied_node
 from skipc.passes.original import Order, Original, order_of, places_of, remember, remembered
@@ -89,6 +90,8 @@ class Restore:
             if node.name in changed:
                 node.CopyFrom(changed[node.name])
             _rename(node, original.node_names.get(node.name, node.name))
+        for tensor in tensors(graph):
+            refer_again(tensor)
         _restore_header(restored, original)
         return restored
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 
 from onnx import TensorProto
 
@@ -38,7 +39,7 @@ class Search:
         """The region that closes at a node; None where no two paths from one value meet."""
         entry = self._skipped_value(node)
         if entry is None:
-            return None
+            return self._added(node)
         merge = self.flow.nodes[node].output[0]
         nodes = self.flow.between(entry, node)
         if not self.weights.any_in(nodes):
@@ -84,6 +85,35 @@ class Search:
         made_by = (self.flow.producer.get(name) for name in names)
         return any(node is not None and reached >> node & 1 for node in made_by)
 
+    def _added(self, node: int) -> Candidate | Rejection | None:
+        """The region whose result a node with several results adds to the value that skips it, as optimisers fuse them.
+
+        SkipLayerNormalization gives the sum and, normalised, what the next block reads. Such a node stays whole: the
+        region ends before it, and begins at the normalised result of the one before.
+        """
+        inputs = [name for name in self.flow.data_inputs(node) if name in self.flow.producer]
+        own_type = self.types.get(self.flow.nodes[node].output[0]) if self.flow.nodes[node].output else None
+        for near, result in permutations(inputs, 2) if own_type else ():
+            for entry in self._normalised(node, near):
+                if self.types.get(entry) == self.types.get(result) == own_type and self._depends([result], entry):
+                    return self._before(node, entry, result)
+        return None
+
+    def _normalised(self, node: int, near: str) -> Iterator[str]:
+        """Values that the block which ends at a node may begin at instead of the value that skips it."""
+        made_by = self.flow.producer[near]
+        if len(self.flow.data_inputs(made_by)) > 1:
+            yield from (name for name in self.flow.nodes[made_by].output if name and name != near)
+        if sum(bool(self.flow.readers(name)) for name in self.flow.nodes[node].output) > 1:
+            yield near
+
+    def _before(self, node: int, entry: str, result: str) -> Candidate | Rejection:
+        """The region between two values that ends before a node."""
+        nodes = self.flow.between(entry, self.flow.producer[result])
+        if not self.weights.any_in(nodes & self.flow.carries(entry)):
+            return self.rejection(node, "no-weights", "nothing between the two paths carries a weight matrix")
+        return self._closed(Candidate(entry, result, result, nodes))
+
     def _closed(self, item: Candidate) -> Candidate | Rejection:
         """The candidate without what must stay outside, with its tail and with the dead nodes that hang on it."""
         node = self.flow.producer[item.merge]
@@ -91,7 +121,7 @@ class Search:
         hoisted = self.flow.union(self.flow.ancestors, (self.flow.producer[name] for name in escaping)) & item.nodes
         if hoisted >> node & 1:
             what = "the node at which it ends has another result that is read too; compile before fusing"
-            return self.rejection(node, "two-results", what)
+            return self._added(node) or self.rejection(node, "two-results", what)
         kept = replace(item, nodes=item.nodes & ~hoisted)
         left = self.weights.count(kept.nodes) / max(1, self.weights.count(item.nodes))
         if not self.weights.any_in(kept.nodes) or (self.weights.any_in(hoisted) and left < LEAST_LEFT):

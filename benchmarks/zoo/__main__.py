@@ -1,6 +1,8 @@
 """Examine every graph of the zoo and write `docs/families.md`.
 
 python -m benchmarks.zoo [PATTERN]     with a pattern only those whose name matches, to stdout
+
+The variable `NODE_MODULES` names the folder into which npm has installed onnxruntime-web.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from benchmarks.web import on_web
 from skipc.compiler.build import build, normalized, serialized, versions
 from skipc.compiler.data import input_specs
 from skipc.compiler.probe import probe_feeds
@@ -94,6 +95,7 @@ def _compiled(model: onnx.ModelProto, survey: Survey, found: Found) -> Found:
         restored=OK if serialized(Restore().apply(gated)) == serialized(model) else "DIFFERENT",
         runtimes={
             "OpenVINO": _compared(_openvino, base, shut, feeds),
+            "ONNX Runtime Web": _compared(_web, base, shut, feeds),
             "onnx.reference": _compared(_reference, base, shut, feeds),
         },
     )
@@ -180,6 +182,11 @@ def _openvino(model: onnx.ModelProto, feeds: Feeds) -> list[Array]:
     # A value that passes through has the names of all that it is equal to.
     found = compiled({item: next(feeds[name] for name in feeds if name in item.names) for item in compiled.inputs})
     return [np.asarray(found[output]) for output in compiled.outputs]
+
+
+def _web(model: onnx.ModelProto, feeds: Feeds) -> list[Array]:
+    found = on_web(model, feeds)
+    return [found[item.name] for item in model.graph.output]
 
 
 def _reference(model: onnx.ModelProto, feeds: Feeds) -> list[Array]:

@@ -23,7 +23,8 @@ What skipc makes of many structurally different graphs, with random weights unle
 - **by sample**: whether gates that decide sample by sample can be used, by the same test on a batch of two; skipc
   asks more of a region before it does.
 - **restored**: whether `skipc restore` gives the same bytes back.
-- **OpenVINO**, **onnx.reference**: whether that runtime gives for the compiled model what it gives for the original.
+- **OpenVINO**, **ORT Web** (onnxruntime-web in WebAssembly, under Node), **onnx.reference**: whether that runtime gives
+  for the compiled model what it gives for the original.
 """
 
 
@@ -31,6 +32,21 @@ OPENVINO = """OpenVINO 2026.4's CPU plugin computes nonsense where a `Concat` re
 convolution and the batch is open, whoever wrote the `If`. Fix the batch before compiling
 (`python -m onnxruntime.tools.make_dynamic_shape_fixed --dim_param batch --dim_value 1`), and it computes rightly.
 """
+
+
+COLUMNS = (
+    "family",
+    "exporter",
+    "format",
+    "regions",
+    "shut",
+    "open",
+    "by sample",
+    "restored",
+    "OpenVINO",
+    "ORT Web",
+    "onnx.reference",
+)
 
 
 def page(rows: Sequence[Row], after: Sequence[After]) -> str:
@@ -43,8 +59,8 @@ def page(rows: Sequence[Row], after: Sequence[After]) -> str:
             HEAD,
             f"{len(rows)} graphs, {len(rewritten)} rewritten, {len(refused)} refused.\n",
             "## Rewritten\n",
-            "| family | exporter | format | regions | shut | open | by sample | restored | OpenVINO | onnx.reference |",
-            "|---|---|---|---|---|---|---|---|---|---|",
+            f"| {' | '.join(COLUMNS)} |",
+            f"|{'---|' * len(COLUMNS)}",
             *(_row(row) for row in rewritten),
             "\n## Refused\n",
             "| family | exporter | format | why |",

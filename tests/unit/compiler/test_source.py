@@ -156,11 +156,21 @@ def test_a_cycle_is_refused(path: Path) -> None:
     assert "cycle" in refusal(path).what
 
 
-def test_more_than_two_gigabytes_are_refused_unread(external: Path) -> None:
+def test_small_weights_beside_more_than_two_gigabytes_are_read(external: Path) -> None:
     with (external.parent / "w.bin").open("r+b") as file:
-        file.truncate(3 * 10**9)
-    assert refusal(external).code == "model-too-large"
-    assert "3.0 GB" in refusal(external).what
+        file.truncate(2**31)
+    source = load_model(external)
+    read = {item.name: item.raw_data for item in source.model.graph.initializer}
+    assert read == {item.name: item.raw_data for item in NETWORK.model.graph.initializer}
+    assert source.files == ()
+
+
+def test_data_outside_of_the_folder_are_refused(external: Path) -> None:
+    model = onnx.load(external, load_external_data=False)
+    model.graph.initializer[0].external_data[0].value = "../w.bin"
+    onnx.save(model, external)
+    (external.parent.parent / "w.bin").write_bytes((external.parent / "w.bin").read_bytes())
+    assert refusal(external).code == "external-data-invalid"
 
 
 def test_weights_in_attributes_may_be_far_too(external: Path) -> None:

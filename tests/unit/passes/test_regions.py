@@ -7,6 +7,8 @@ import onnx
 import pytest
 
 from skipc.passes.candidate import Rejection
+from skipc.passes.flow import Flow
+from skipc.passes.narrow import constants_of, find_hidden
 from skipc.passes.operators import ATTENTION_OPS
 from skipc.runtime.plan import Region
 from tests.gated import surveyed
@@ -440,3 +442,37 @@ def test_weights_are_counted_by_region_and_in_all() -> None:
         "": 6 * 12 + 12 + 2 * block + 12 * 3 + 3,
     }
     assert survey.nodes == 11
+
+
+def skip_normalised(network: Network) -> Network:
+    """The network with each Add and the LayerNormalization behind it as one node, as ONNX Runtime's optimiser does."""
+    model = onnx.ModelProto.FromString(network.model.SerializeToString())
+    model.opset_import.add(domain="com.microsoft", version=1)
+    sums = {node.output[0]: node for node in model.graph.node if node.op_type == "Add"}
+    norms = [node for node in model.graph.node if node.op_type == "LayerNormalization" and node.input[0] in sums]
+    for norm in norms:
+        added = sums[norm.input[0]]
+        model.graph.node.remove(added)
+        norm.op_type, norm.domain = "SkipLayerNormalization", "com.microsoft"
+        del norm.attribute[:]
+        norm.attribute.append(onnx.helper.make_attribute("epsilon", 1e-5))
+        norm.input[:] = [*added.input, *norm.input[1:]]
+        norm.output[:] = [norm.output[0], "", "", added.output[0]]
+    return Network(model, network.inputs)
+
+
+def test_a_fused_sum_and_normalisation_stays_whole() -> None:
+    network = skip_normalised(transformer(norm="pre", fused=True))
+    producers = {name: node.op_type for node in network.model.graph.node for name in node.output}
+    found = blocks(network)
+    assert [item.name for item in found] == LAYERS
+    assert [producers[item.entry] for item in found] == ["Gather", *["SkipLayerNormalization"] * 3]
+    assert all("SkipLayerNormalization" not in op_types(network, item.nodes) for item in found)
+    assert {item.dims for item in found} == {("batch", "length", WIDTH)}
+
+
+def test_the_last_product_of_a_fused_block_can_be_narrowed() -> None:
+    network = surveyed(skip_normalised(transformer(norm="pre", fused=True)))
+    flow, constants = Flow.of(network.model.graph), constants_of(network.model.graph)
+    hidden = [find_hidden(flow, constants, item) for item in network.survey.blocks if item.kind == "feed-forward"]
+    assert [found.units if found else None for found in hidden] == [2 * WIDTH, 2 * WIDTH]
