@@ -39,7 +39,7 @@ def frontier_html(details: Details) -> str:
         "Crosses are the configurations that the planner tried, with loss and speed as foreseen on the fit data."
     )
     header = ("model", "faster", "mean loss on test", "certified", "what it is")
-    return picture + paragraph(words, "note") + table_html(header, rows, words=(4,))
+    return picture + paragraph(words, "note") + table_html(header, rows, words=(3, 4))
 
 
 def _certified(point: Details, limit: float) -> str:
@@ -91,7 +91,9 @@ def time_html(details: Details) -> str:
         "Median of a batch. A block's part is what its bypass can save; the rest holds everything that always runs, "
         "gates and bypasses included."
     )
-    return stacks(bars, "ms") + paragraph(words, "note") + table_html(("", "block", "before", "after"), rows)
+    return (
+        stacks(bars, "ms") + paragraph(words, "note") + table_html(("", "block", "before", "after"), rows, words=(1,))
+    )
 
 
 def _letter(position: int) -> str:

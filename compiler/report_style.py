@@ -19,11 +19,11 @@ p { margin: .4rem 0 .8rem; max-width: 46rem; } .note { color: var(--soft); font-
 th, td { text-align: right; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--edge); white-space: nowrap;
   font-variant-numeric: tabular-nums; vertical-align: top; }
 th { font-weight: 600; color: var(--soft); } td:first-child, th:first-child { text-align: left; }
-td.words, th.words { text-align: left; white-space: normal; min-width: 14rem; }
+td.words, th.words { text-align: left; white-space: normal; } td.words { min-width: 9rem; max-width: 30rem; }
 code { font-size: .85rem; overflow-wrap: anywhere; } dl { margin: .5rem 0; }
 dt { color: var(--soft); font-size: .85rem; } dd { margin: 0 0 .5rem; overflow-wrap: anywhere; }
 svg[role=img] { width: 100%; height: auto; margin: .5rem 0; }
-svg text { font-size: 12.5px; fill: var(--ink); }
+svg text { font-size: 13px; fill: var(--ink); }
 svg .halo { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
 svg .grid { stroke: var(--edge); } svg .limit { stroke: var(--stop); stroke-width: 2; stroke-dasharray: 6 4; }
 svg .mark { fill: var(--mark); stroke: var(--mark); stroke-width: 2; } svg .open { fill: var(--paper); }
@@ -31,6 +31,6 @@ svg .path { fill: none; stroke: var(--soft); stroke-dasharray: 2 3; } svg .bar {
 svg .frame { fill: none; stroke: var(--soft); } svg .line { stroke: var(--mark); stroke-width: 2.5; }
 svg .dot { fill: var(--mark); } svg .plain { fill: var(--fill); } svg .hatched { fill: url(#hatch); }
 svg .dotted { fill: url(#dots); } svg.cell { width: 62px; height: 10px; margin-right: .4rem; }
-@media (max-width: 34rem) { body { padding: 1rem .75rem 3rem; } svg text { font-size: 16px; } }
+@media (max-width: 34rem) { body { padding: 1rem .75rem 3rem; } svg text { font-size: 18px; } }
 @media print { body { max-width: none; } section { break-inside: avoid; } }
 """

@@ -135,7 +135,7 @@ def heat_map(names: Sequence[str], run: Sequence[Sequence[float]]) -> str:
         run: [samples, blocks].
     """
     rows = sorted(run, key=sum)
-    side = 8.5 * max(len(name) for name in names) + 8
+    side = 9.5 * max(len(name) for name in names) + 8
     cell, height = (WIDTH - side - 4) / max(len(rows), 1), 22.0
     parts = []
     for block, name in enumerate(names):
@@ -164,9 +164,9 @@ def stacks(bars: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: str) -
         bars: name and segments: letter and length.
         unit: of the lengths.
     """
-    side, height = 76.0, 30.0
+    side, height = 96.0, 30.0
     longest = max(sum(length for _, length in segments) for _, segments in bars)
-    scale = (WIDTH - side - 90) / longest
+    scale = (WIDTH - side - 100) / longest
     parts = []
     for row, (name, segments) in enumerate(bars):
         top, x = row * (height + 12) + 4, side

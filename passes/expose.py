@@ -14,7 +14,7 @@ from skipc.passes.base import copied, opset_of
 from skipc.passes.builder import Builder
 from skipc.passes.gate import decides_by_row, is_by_token
 from skipc.runtime import names
-from skipc.runtime.plan import Block, Region
+from skipc.runtime.plan import Block, Dim, Region
 
 
 def with_outputs(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
@@ -40,9 +40,10 @@ class ExposeDecisions:
         """Return the copy with the two outputs."""
         model = copied(model)
         builder = Builder("skipc/decisions", opset_of(model))
-        scores = [_score(builder, block) for block in self.blocks]
+        rows = _Rows(builder)
+        scores = [_score(builder, block, rows) for block in self.blocks]
         builder.op("Concat", scores, output=names.SCORES, axis=1)
-        builder.op("Concat", [_decision(builder, block) for block in self.blocks], output=names.DECISIONS, axis=1)
+        builder.op("Concat", [_decision(builder, block, rows) for block in self.blocks], output=names.DECISIONS, axis=1)
         fragment = builder.fragment()
         model.graph.node.extend(fragment.nodes)
         model.graph.initializer.extend(fragment.initializers)
@@ -76,7 +77,29 @@ class AttachDecisions:
         return model
 
 
-def _score(builder: Builder, block: Block) -> str:
+class _Rows:
+    """The shape [batch, 1], computed once for all regions whose first extent has the same name: each node costs."""
+
+    def __init__(self, builder: Builder) -> None:
+        self._builder = builder
+        self._known: dict[Dim, str] = {}
+
+    def of(self, region: Region) -> str:
+        """The value with the shape for a region."""
+        extent = region.dims[0]
+        if extent is None or extent not in self._known:
+            self._known[extent] = self._computed(region)
+        return self._known[extent]
+
+    def _computed(self, region: Region) -> str:
+        builder = self._builder
+        if isinstance(region.dims[0], int):
+            return builder.constant([region.dims[0], 1], np.int64)
+        batch = builder.op("Gather", [builder.op("Shape", [region.entry]), builder.constant([0], np.int64)], axis=0)
+        return builder.op("Concat", [batch, builder.constant([1], np.int64)], axis=0)
+
+
+def _score(builder: Builder, block: Block, rows: _Rows) -> str:
     """A gate's score without its negative, for each sample: float32 [batch, 1]; of tokens, their mean."""
     token = is_by_token(block.gate)
     index = builder.constant([0], np.int64)
@@ -85,15 +108,15 @@ def _score(builder: Builder, block: Block) -> str:
         return _over_tokens(builder, block, first)
     # A constant score has one row, whatever the batch.
     constant = block.gate.pooling == "constant"
-    return builder.op("Expand", [first, _rows(builder, block.region)]) if constant else first
+    return builder.op("Expand", [first, rows.of(block.region)]) if constant else first
 
 
-def _decision(builder: Builder, block: Block) -> str:
+def _decision(builder: Builder, block: Block, rows: _Rows) -> str:
     """The share of each sample that is bypassed: float32 [batch, 1]."""
     region = block.region
     if not decides_by_row(block.gate):
         decided = builder.cast(names.gate(region.name), onnx.TensorProto.FLOAT)
-        return builder.op("Expand", [decided, _rows(builder, region)])
+        return builder.op("Expand", [decided, rows.of(region)])
     agreed = names.agreed(region.name)
     if not is_by_token(block.gate):
         return builder.unsqueeze(agreed, 1)
@@ -106,11 +129,3 @@ def _over_tokens(builder: Builder, block: Block, value: str) -> str:
         return builder.reduce("ReduceMean", value, [1])
     mean = builder.op("MatMul", [names.mask(block.gate.mask), value])
     return builder.op("Reshape", [mean, builder.constant([0, 1], np.int64)])
-
-
-def _rows(builder: Builder, region: Region) -> str:
-    """The shape [batch, 1]."""
-    if isinstance(region.dims[0], int):
-        return builder.constant([region.dims[0], 1], np.int64)
-    batch = builder.op("Gather", [builder.op("Shape", [region.entry]), builder.constant([0], np.int64)], axis=0)
-    return builder.op("Concat", [batch, builder.constant([1], np.int64)], axis=0)

@@ -9,7 +9,7 @@ import pytest
 from skipc.compiler.data import Batch
 from skipc.compiler.opponents import _quantized
 from skipc.compiler.portrait import quality
-from skipc.compiler.prices import LEAST_BATCHES, memory_at_load, race
+from skipc.compiler.prices import memory_at_load, race
 from skipc.runtime.session import open_session
 from tests.graphs import mlp
 
@@ -18,13 +18,14 @@ LOSSES = np.array([0.0, 0.1, 0.2, 0.3])
 
 def test_a_perfect_gate_is_the_oracle() -> None:
     found = quality("b", 0.5, np.log(LOSSES + 1e-4).astype(np.float32), LOSSES, 1.0)
-    assert (found.share, found.chosen, found.oracle) == (0.5, pytest.approx(0.025), pytest.approx(0.025))
+    assert found.share == 0.5
+    assert found.chosen == found.oracle == pytest.approx(0.025)
     assert found.by_chance == pytest.approx(0.075)
 
 
 def test_a_gate_that_is_wrong_is_worse_than_chance() -> None:
     found = quality("b", 0.25, -LOSSES.astype(np.float32), LOSSES, -1.0)
-    assert (found.chosen, found.by_chance, found.oracle) == (pytest.approx(0.075), pytest.approx(0.0375), 0.0)
+    np.testing.assert_allclose([found.chosen, found.by_chance, found.oracle], [0.075, 0.0375, 0.0])
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -42,7 +43,6 @@ def test_a_race_compares_all_with_the_first() -> None:
     assert again is not None
     assert again.low <= again.median <= again.high
     assert all(0 < item.median <= item.p95 <= item.p99 for item in found.values())
-    assert LEAST_BATCHES >= 24
 
 
 def test_what_loading_takes_is_measured_in_a_process_of_its_own() -> None:
