@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import onnx
@@ -41,9 +42,12 @@ class ExposeDecisions:
         model = copied(model)
         builder = Builder("skipc/decisions", opset_of(model))
         rows = _Rows(builder)
-        scores = [_score(builder, block, rows) for block in self.blocks]
+        runs = [tuple(run) for _, run in groupby(self.blocks, _settled)]
+        scores = [_joined(builder, run, rows, _score, _first) for run in runs]
         builder.op("Concat", scores, output=names.SCORES, axis=1)
-        builder.op("Concat", [_decision(builder, block, rows) for block in self.blocks], output=names.DECISIONS, axis=1)
+        builder.op(
+            "Concat", [_joined(builder, run, rows, _decision, _decided) for run in runs], output=names.DECISIONS, axis=1
+        )
         fragment = builder.fragment()
         model.graph.node.extend(fragment.nodes)
         model.graph.initializer.extend(fragment.initializers)
@@ -99,12 +103,42 @@ class _Rows:
         return builder.op("Concat", [batch, builder.constant([1], np.int64)], axis=0)
 
 
+def _settled(block: Block) -> tuple[bool, Dim]:
+    """Whether a gate reads nothing; such blocks next to each other share their nodes."""
+    return block.gate.pooling == "constant", block.region.dims[0]
+
+
+def _joined(
+    builder: Builder,
+    run: Sequence[Block],
+    rows: _Rows,
+    column: Callable[[Builder, Block, _Rows], str],
+    value: Callable[[Builder, Block], str],
+) -> str:
+    """The columns of some blocks: float32 [batch, blocks]; what is settled is joined first, which folds at load."""
+    if _settled(run[0])[0] and len(run) > 1:
+        joined = builder.op("Concat", [value(builder, block) for block in run], axis=1)
+        return builder.op("Expand", [joined, rows.of(run[0].region)])
+    columns = [column(builder, block, rows) for block in run]
+    return builder.op("Concat", columns, axis=1) if len(columns) > 1 else columns[0]
+
+
+def _first(builder: Builder, block: Block) -> str:
+    """A score without its negative."""
+    index = builder.constant([0], np.int64)
+    return builder.op("Gather", [names.score(block.region.name), index], axis=2 if is_by_token(block.gate) else 1)
+
+
+def _decided(builder: Builder, block: Block) -> str:
+    """The decision for a whole batch: float32 [1, 1]."""
+    decided = builder.cast(names.gate(block.region.name), onnx.TensorProto.FLOAT)
+    return builder.op("Reshape", [decided, builder.constant([1, 1], np.int64)])
+
+
 def _score(builder: Builder, block: Block, rows: _Rows) -> str:
     """A gate's score without its negative, for each sample: float32 [batch, 1]; of tokens, their mean."""
-    token = is_by_token(block.gate)
-    index = builder.constant([0], np.int64)
-    first = builder.op("Gather", [names.score(block.region.name), index], axis=2 if token else 1)
-    if token:
+    first = _first(builder, block)
+    if is_by_token(block.gate):
         return _over_tokens(builder, block, first)
     # A constant score has one row, whatever the batch.
     constant = block.gate.pooling == "constant"
