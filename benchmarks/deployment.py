@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 from benchmarks import minilm
 from benchmarks.workbench import Json, Workbench
 from skipc.compiler.build import serialized
 from skipc.compiler.data import batches
+from skipc.compiler.latency import interleaved
 from skipc.runtime import Answer, DecisionLog, Monitor, Session
 from skipc.runtime.plan import Array
 from skipc.runtime.variants import Variant
@@ -44,6 +46,7 @@ def run(bench: Workbench) -> Json:
     costs = {
         "decisions": decisions_cost(data, films[:100], bench.pick(5, 1)),
         "log": log_cost(data, films[:100], bench.pick(6, 1)),
+        "wall_clock": wall_clock_cost(data, films[:100], bench.pick(20, 1)),
     }
     bench.say("streams that change")
     return {**costs, "alarms": {name: alarms(data, familiar, items) for name, items in changed.items()}}
@@ -98,6 +101,33 @@ def log_cost(data: bytes, feeds: Sequence[Feeds], rounds: int) -> Json:
     plain = 1e6 * float(np.median([first for first, _ in pairs]))
     found = {"median": float(np.median(extra)), "low": float(low), "high": float(high), "of_us": plain}
     return {name: round(value, 1) for name, value in found.items()}
+
+
+def wall_clock_cost(data: bytes, feeds: Sequence[Feeds], rounds: int) -> Json:
+    """What decisions and their log add to the latency of a request, as a share of it: interleaved pairs of sessions.
+
+    Each timed run follows one of the same session that is not timed. The file's plain session is timed twice: what its
+    second copy differs by is what this comparison cannot tell. Several pairs of sessions are opened, since where a
+    session's weights happen to lie in memory weighs as much as what is to be measured.
+    """
+    with tempfile.TemporaryDirectory() as folder, DecisionLog(Path(folder) / "d.log") as log:
+        ratios = [_wall_clock(data, log, feeds, row) for row in range(rounds)]
+    logged, again = np.array(ratios).transpose(2, 0, 1).reshape(2, -1)
+    return {name: _share(found) for name, found in (("logged", logged), ("plain_again", again))}
+
+
+def _wall_clock(data: bytes, log: DecisionLog, feeds: Sequence[Feeds], seed: int) -> list[tuple[float, float]]:
+    """By request: latency over the plain session's, of one with a log and of another plain one, less 1."""
+    sessions = [Session(data), Session(data, observers=[log]), Session(data)]
+    runs = [[lambda s=session, f=item: s.run(None, f) for session in sessions] for item in feeds]
+    times = [interleaved(found, 1, seed=1000 * seed + row)[0] for row, found in enumerate(runs)]
+    return [(float(logged / plain) - 1.0, float(again / plain) - 1.0) for plain, logged, again in times]
+
+
+def _share(found: NDArray[np.float64]) -> Json:
+    draws = np.random.default_rng(0).integers(0, len(found), (1000, len(found)))
+    low, high = np.quantile(np.median(found[draws], axis=1), [0.025, 0.975])
+    return {"median": round(float(np.median(found)), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 
 def _pair(session: Session, log: DecisionLog, feeds: Feeds, first: int) -> tuple[float, float]:

@@ -118,6 +118,7 @@ def cli() -> None:
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Regions to leave alone, such as 'attention.*'.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--workers", type=click.IntRange(0), default=0, help="Measure in so many processes.  [default: threads]")
+@click.option("--portrait/--no-portrait", default=True, help="Measure opponents, gates and prices for the report.")
 @click.option("--dask", default="", metavar="ADDRESS", help="Measure on the workers of this Dask scheduler.")
 @output_options
 def compile_command(**options: Any) -> None:

@@ -27,6 +27,7 @@ from skipc.compiler.gradient import measure_gradients
 from skipc.compiler.impact import instrument, ungated
 from skipc.compiler.loss import Loss, Losses, resolve_loss
 from skipc.compiler.planner import ALWAYS, NEVER, Step, levels_of, window_of
+from skipc.compiler.portrait import Portrait, Subject, take_portrait
 from skipc.compiler.probe import probe_feeds
 from skipc.compiler.reference import with_references
 from skipc.compiler.running import Judged, judge, run_gated, run_plain
@@ -113,6 +114,7 @@ class Compiled:
         shift: what happened to clusters of the data that were left out; empty with several data sets.
         gated: all blocks that got a gate and the path through their thresholds, whose model is closed if it ran in
             another process; None without data.
+        portrait: what the report shows beside all this; None without data, or where it was not wanted.
     """
 
     model: onnx.ModelProto
@@ -126,6 +128,7 @@ class Compiled:
     measured: Measured | None = None
     shift: tuple[LeftOut, ...] = ()
     gated: Gated | None = None
+    portrait: Portrait | None = None
 
 
 def compile_model(source: Source, data: Sequence[Dataset], settings: Settings, console: Console) -> Compiled:
@@ -175,8 +178,15 @@ def _compile_model(
         # With several data sets each of them is certified, which says more.
         lone = candidates.chosen if len(data) == 1 else ()
         shift = estimate_shift(surveyed, original, lone, evidence, claim, settings.seed)
+    portrait = None
+    if settings.portrait:
+        with console.stage("comparing with opponents"):
+            subject = Subject(original, model, exposed(model, plan), plan, candidates.chosen, static)
+            portrait = take_portrait(surveyed, subject, splits.fit, splits.calibrate, splits.test, claim)
     fits = {block.region.name: fit for block, fit in zip(gated.blocks, gated.fits, strict=True)}
-    return Compiled(model, plan, surveyed, claim.loss, candidates, gated.path, fits, static, measured, shift, gated)
+    return Compiled(
+        model, plan, surveyed, claim.loss, candidates, gated.path, fits, static, measured, shift, gated, portrait
+    )
 
 
 def compile_without_data(source: Source, settings: Settings, console: Console) -> Compiled:

@@ -1,21 +1,23 @@
-"""Say what was found: as JSON for programs, as text for a terminal, as one self-contained page for everyone else."""
+"""Say what was found: as JSON for programs, as text for a terminal; `report_page` makes a page of it."""
 
 from __future__ import annotations
 
-import html
-import json
+import platform
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from skipc.compiler.bench import Bench
 from skipc.compiler.latency import Speedup
 from skipc.compiler.pipeline import Compiled, Measured
 from skipc.compiler.report_measures import measures_json, measures_text, rounded, shift_json, shift_text
+from skipc.compiler.report_portrait import portrait_json
 from skipc.compiler.verify import Verification
 from skipc.passes.regions import Survey
 from skipc.runtime.plan import Certificate, Plan
 
 SCHEMA = 1
+CPU_INFO = Path("/proc/cpuinfo")
 
 Json = dict[str, Any]
 
@@ -172,12 +174,39 @@ def details_json(compiled: Compiled, output: str, seconds: float) -> Json:
         ],
         "static_blocks": [block.region.name for block in compiled.static.blocks] if compiled.static else [],
         "shift": shift_json(compiled.shift),
+        "portrait": portrait_json(compiled.portrait),
+        "original_ms": rounded(compiled.candidates.original_ms) if compiled.candidates else None,
+        "latency_ms": {"original": rounded(measured.bench.original_ms), "compiled": rounded(measured.bench.compiled_ms)}
+        if measured
+        else None,
+        "granularity": sorted({block.gate.granularity for block in compiled.plan.blocks}),
+        "batch_size": compiled.plan.batch_size,
+        "environment": environment_json(compiled.plan),
         "path": [{"loss": rounded(step.loss), "saved_ms": rounded(step.saved_ms)} for step in compiled.path],
         "rejected": survey_json(compiled.surveyed.survey, {})["rejected"],
         "model_digest": compiled.plan.model_digest,
         "data_digests": dict(compiled.plan.data_digests),
         "versions": dict(compiled.plan.versions),
     }
+
+
+def environment_json(plan: Plan) -> Json:
+    """Where figures were measured."""
+    return {
+        "processor": processor(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "provider": plan.provider,
+        "threads": plan.threads,
+    }
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells."""
+    if not CPU_INFO.exists():
+        return platform.processor() or platform.machine()
+    lines = CPU_INFO.read_text(encoding="utf-8").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def _plain(value: Any) -> Any:
@@ -230,81 +259,3 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         return "  ".join([first, *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
 
     return [line(header), *(line(row) for row in rows)]
-
-
-def page(details: Mapping[str, Any]) -> bytes:
-    """One HTML page that needs nothing else; its JSON is inside, under the id ``skipc-report``."""
-    certificate = details["certificate"]
-    promise = "Nothing is certified: every gate is shut."
-    if certificate is not None:
-        promise = (
-            f"On data like the calibration data, the mean {certificate['loss']} of {certificate['output']} stays at or "
-            f"below {certificate['limit']:g}, with confidence {certificate['confidence']:g}. This was tested on "
-            f"{certificate['samples']} samples that nothing was fitted on; their mean was {certificate['mean']:.4g}. "
-            "It is a statement about the average, and it assumes that live data looks like the calibration data."
-        )
-    sections = [
-        _section("What is promised", f"<p>{html.escape(promise)}</p>"),
-        _section("Speed", _speed_html(details)),
-        _section("Blocks", _rows_html(details["blocks"])),
-        _section("Impact of every region that was measured", _impacts_html(details)),
-        _section("Unfamiliar data, estimated", _shift_html(details["shift"])),
-        _section("The path that was tested", _rows_html(details["path"])),
-        _section("Refused", _rows_html(details["rejected"])),
-        _section("Made from", f"<pre>{html.escape(json.dumps(_origin(details), indent=1))}</pre>"),
-    ]
-    # "</" would end the script element early.
-    data = json.dumps(details, sort_keys=True).replace("</", "<\\/")
-    body = "".join(sections) + f'<script type="application/json" id="skipc-report">{data}</script>'
-    title = html.escape(f"skipc: {details['output']}")
-    return f"{_HEAD}<title>{title}</title><body><h1>{title}</h1>{body}</body></html>\n".encode()
-
-
-def _impacts_html(details: Mapping[str, Any]) -> str:
-    return _rows_html(details["impacts"]) + "".join(
-        f"<p>{html.escape(line)}</p>" for line in measures_text(details["impact_measures"])
-    )
-
-
-def _shift_html(found: Mapping[str, Any] | None) -> str:
-    return f"<p>{html.escape(found['note'])}</p>{_rows_html(found['clusters'])}" if found else ""
-
-
-def _origin(details: Mapping[str, Any]) -> Json:
-    return {name: details[name] for name in ("model_digest", "data_digests", "versions", "seconds")}
-
-
-def _speed_html(details: Mapping[str, Any]) -> str:
-    rows = [
-        {"model": name, **details[key]}
-        for name, key in (("compiled", "speedup"), ("same bypasses, no gates", "static_speedup"))
-        if details[key]
-    ]
-    return _rows_html(rows)
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{html.escape(title)}</h2>{body or '<p>none</p>'}</section>"
-
-
-def _rows_html(rows: Sequence[Mapping[str, Any]]) -> str:
-    if not rows:
-        return ""
-    head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in rows[0])
-    lines = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(value))}</td>" for value in row.values()) + "</tr>" for row in rows
-    )
-    return f'<div class="wide"><table><tr>{head}</tr>{lines}</table></div>'
-
-
-_HEAD = """<!doctype html><html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.4rem; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; }
-th, td { text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid #8886; white-space: nowrap; }
-td { font-variant-numeric: tabular-nums; } pre { overflow-x: auto; }
-</style>
-"""

@@ -18,8 +18,9 @@ from skipc.compiler.emit import check_writable, write_all
 from skipc.compiler.explain import largest_difference, story_json, story_text, summary, summary_text
 from skipc.compiler.pipeline import Compiled
 from skipc.compiler.replay import replay
-from skipc.compiler.report import Json, details_json, page, table
+from skipc.compiler.report import Json, details_json, table
 from skipc.compiler.report_measures import rounded
+from skipc.compiler.report_page import page
 from skipc.compiler.serving import triton_repository
 from skipc.compiler.source import load_model
 from skipc.compiler.survey import Surveyed

@@ -34,6 +34,7 @@ class Settings:
         exclude: patterns of region names that stay as they are.
         seed: of every random choice.
         workers: processes that measure losses; 0 for threads of this one.
+        portrait: measure what only the report shows: opponents, the quality of gates, prices.
         dask: address of a Dask scheduler whose workers measure losses; empty for none.
     """
 
@@ -54,4 +55,5 @@ class Settings:
     exclude: tuple[str, ...] = ()
     seed: int = 0
     workers: int = 0
+    portrait: bool = True
     dask: str = ""

@@ -22,12 +22,12 @@ from skipc.compiler.report import (
     bench_json,
     compile_text,
     details_json,
-    page,
     plan_json,
     survey_json,
     table,
     verification_json,
 )
+from skipc.compiler.report_page import page
 from skipc.compiler.settings import Settings
 from skipc.compiler.source import Source, load_model
 from skipc.compiler.survey import survey_model
@@ -78,6 +78,12 @@ def _without_details(details: Json) -> Json:
         "versions",
         "static_blocks",
         "shift",
+        "portrait",
+        "original_ms",
+        "latency_ms",
+        "granularity",
+        "batch_size",
+        "environment",
     )
     return {name: value for name, value in details.items() if name not in hidden}
 

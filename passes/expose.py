@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from skipc.passes.base import copied, opset_of
 from skipc.passes.builder import Builder
 from skipc.passes.gate import decides_by_row, is_by_token
 from skipc.runtime import names
-from skipc.runtime.plan import Block, Region
+from skipc.runtime.plan import Block, Dim, Region
 
 
 def with_outputs(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
@@ -40,9 +41,13 @@ class ExposeDecisions:
         """Return the copy with the two outputs."""
         model = copied(model)
         builder = Builder("skipc/decisions", opset_of(model))
-        scores = [_score(builder, block) for block in self.blocks]
+        rows = _Rows(builder)
+        runs = [tuple(run) for _, run in groupby(self.blocks, _settled)]
+        scores = [_joined(builder, run, rows, _score, _first) for run in runs]
         builder.op("Concat", scores, output=names.SCORES, axis=1)
-        builder.op("Concat", [_decision(builder, block) for block in self.blocks], output=names.DECISIONS, axis=1)
+        builder.op(
+            "Concat", [_joined(builder, run, rows, _decision, _decided) for run in runs], output=names.DECISIONS, axis=1
+        )
         fragment = builder.fragment()
         model.graph.node.extend(fragment.nodes)
         model.graph.initializer.extend(fragment.initializers)
@@ -76,24 +81,76 @@ class AttachDecisions:
         return model
 
 
-def _score(builder: Builder, block: Block) -> str:
-    """A gate's score without its negative, for each sample: float32 [batch, 1]; of tokens, their mean."""
-    token = is_by_token(block.gate)
+class _Rows:
+    """The shape [batch, 1], computed once for all regions whose first extent has the same name: each node costs."""
+
+    def __init__(self, builder: Builder) -> None:
+        self._builder = builder
+        self._known: dict[Dim, str] = {}
+
+    def of(self, region: Region) -> str:
+        """The value with the shape for a region."""
+        extent = region.dims[0]
+        if extent is None or extent not in self._known:
+            self._known[extent] = self._computed(region)
+        return self._known[extent]
+
+    def _computed(self, region: Region) -> str:
+        builder = self._builder
+        if isinstance(region.dims[0], int):
+            return builder.constant([region.dims[0], 1], np.int64)
+        batch = builder.op("Gather", [builder.op("Shape", [region.entry]), builder.constant([0], np.int64)], axis=0)
+        return builder.op("Concat", [batch, builder.constant([1], np.int64)], axis=0)
+
+
+def _settled(block: Block) -> tuple[bool, Dim]:
+    """Whether a gate reads nothing; such blocks next to each other share their nodes."""
+    return block.gate.pooling == "constant", block.region.dims[0]
+
+
+def _joined(
+    builder: Builder,
+    run: Sequence[Block],
+    rows: _Rows,
+    column: Callable[[Builder, Block, _Rows], str],
+    value: Callable[[Builder, Block], str],
+) -> str:
+    """The columns of some blocks: float32 [batch, blocks]; what is settled is joined first, which folds at load."""
+    if _settled(run[0])[0] and len(run) > 1:
+        joined = builder.op("Concat", [value(builder, block) for block in run], axis=1)
+        return builder.op("Expand", [joined, rows.of(run[0].region)])
+    columns = [column(builder, block, rows) for block in run]
+    return builder.op("Concat", columns, axis=1) if len(columns) > 1 else columns[0]
+
+
+def _first(builder: Builder, block: Block) -> str:
+    """A score without its negative."""
     index = builder.constant([0], np.int64)
-    first = builder.op("Gather", [names.score(block.region.name), index], axis=2 if token else 1)
-    if token:
+    return builder.op("Gather", [names.score(block.region.name), index], axis=2 if is_by_token(block.gate) else 1)
+
+
+def _decided(builder: Builder, block: Block) -> str:
+    """The decision for a whole batch: float32 [1, 1]."""
+    decided = builder.cast(names.gate(block.region.name), onnx.TensorProto.FLOAT)
+    return builder.op("Reshape", [decided, builder.constant([1, 1], np.int64)])
+
+
+def _score(builder: Builder, block: Block, rows: _Rows) -> str:
+    """A gate's score without its negative, for each sample: float32 [batch, 1]; of tokens, their mean."""
+    first = _first(builder, block)
+    if is_by_token(block.gate):
         return _over_tokens(builder, block, first)
     # A constant score has one row, whatever the batch.
     constant = block.gate.pooling == "constant"
-    return builder.op("Expand", [first, _rows(builder, block.region)]) if constant else first
+    return builder.op("Expand", [first, rows.of(block.region)]) if constant else first
 
 
-def _decision(builder: Builder, block: Block) -> str:
+def _decision(builder: Builder, block: Block, rows: _Rows) -> str:
     """The share of each sample that is bypassed: float32 [batch, 1]."""
     region = block.region
     if not decides_by_row(block.gate):
         decided = builder.cast(names.gate(region.name), onnx.TensorProto.FLOAT)
-        return builder.op("Expand", [decided, _rows(builder, region)])
+        return builder.op("Expand", [decided, rows.of(region)])
     agreed = names.agreed(region.name)
     if not is_by_token(block.gate):
         return builder.unsqueeze(agreed, 1)
@@ -106,11 +163,3 @@ def _over_tokens(builder: Builder, block: Block, value: str) -> str:
         return builder.reduce("ReduceMean", value, [1])
     mean = builder.op("MatMul", [names.mask(block.gate.mask), value])
     return builder.op("Reshape", [mean, builder.constant([0, 1], np.int64)])
-
-
-def _rows(builder: Builder, region: Region) -> str:
-    """The shape [batch, 1]."""
-    if isinstance(region.dims[0], int):
-        return builder.constant([region.dims[0], 1], np.int64)
-    batch = builder.op("Gather", [builder.op("Shape", [region.entry]), builder.constant([0], np.int64)], axis=0)
-    return builder.op("Concat", [batch, builder.constant([1], np.int64)], axis=0)

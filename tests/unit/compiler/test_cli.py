@@ -177,3 +177,16 @@ def test_a_reader_that_stops_reading_is_no_bug() -> None:
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "place", "expected"),
+    [("skipc comp", 1, "plain,compile"), ("skipc compile --gran", 2, "plain,--granularity")],
+)
+def test_shells_complete_verbs_and_options(words: str, place: int, expected: str) -> None:
+    """As bash asks by the line that docs/runtime.md gives."""
+    environment = {**os.environ, "_SKIPC_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(place)}
+    program = "from skipc.compiler.cli import cli; cli(prog_name='skipc')"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [expected]

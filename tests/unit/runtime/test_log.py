@@ -175,6 +175,34 @@ def test_eight_threads_and_ten_thousand_requests(tmp_path: Path) -> None:
     assert len(found) == len({item["request"] for item in found}) == log.written
 
 
+def held_mib() -> float:
+    """Memory that this process holds now."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's memory in a file")
+def test_memory_stays_flat_over_ten_thousand_requests(tmp_path: Path) -> None:
+    """One KiB kept for each request would be 10 MiB; what threads and allocators settle at comes before the count."""
+    given = [feeds(seed) for seed in range(50)]
+    with DecisionLog(tmp_path / "d.log", waiting=1000) as log:
+        session = Session(FILE, observers=[log])
+
+        def ask_many(count: int) -> None:
+            for k in range(count):
+                session.run(None, given[k % 50])
+
+        def ask(count: int) -> float:
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(ask_many, [count // 8] * 8))
+            return held_mib()
+
+        before = ask(8000)
+        assert ask(10_000) - before < 8
+    assert log.written + log.dropped == 18_000
+
+
 @pytest.mark.parametrize("text", ["no json\n", "[]\n", '{"schema": 2, "gates": []}\n', '{"schema": 1}\n'])
 def test_nonsense_is_no_log(tmp_path: Path, text: str) -> None:
     path = tmp_path / "d.log"
