@@ -26,8 +26,8 @@ READOUT_SENTENCES = 4000
 
 
 def job(risk: float = 0.05) -> Job:
-    """`skipc compile minilm.onnx --data films=films.1500.calib.npz --loss cosine --risk ... --confidence 0.95`."""
-    data = models.fetch("vader-minilm").files["films.1500.calib.npz"]
+    """`skipc compile minilm.onnx --data films=films.calib.npz --loss cosine --risk ... --confidence 0.95`."""
+    data = models.fetch("vader-minilm").files["films.calib.npz"]
     options = {"loss": "cosine", "risk": risk, "confidence": 0.95}
     return Job(f"minilm-{risk:g}", models.fetch("minilm").files["minilm.onnx"], (f"films={data}",), options)
 

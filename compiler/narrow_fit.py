@@ -23,7 +23,7 @@ from skipc.passes.narrow import Hidden, constants_of, find_hidden
 from skipc.runtime.plan import Array, Bypass, Region
 from skipc.runtime.session import open_session
 
-SHARES = (0.5, 0.25)
+SHARES = (0.5, 0.375, 0.25)
 """Of the hidden units kept; each is one bypass on offer."""
 
 MAX_FEATURES = 4096

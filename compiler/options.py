@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from skipc.runtime.plan import Bypass, Region
 
 LOSS_FLOOR_SHARE = 0.02
 """Losses below this share of the limit count as this much: such differences do not decide anything."""
+
+PRICES_AN_OCTAVE = 4
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,43 @@ class Option:
 
 
 def best_options(options: Iterable[Option], limit: float) -> tuple[Option, ...]:
-    """The option of greatest worth for each region, in order of first appearance; none for regions worth nothing."""
+    """One option for each region, in order of first appearance; none for regions that nothing saves time in.
+
+    Of the choices whose losses together keep to the limit, the one that saves most time; losses are taken as additive,
+    and one price for all regions weighs loss against time (Everett 1963, generalized Lagrange multipliers).
+    """
+    saving = [option for option in options if option.saved_ms > 0]
+    within = (price for price in _prices(saving, limit) if _loss_at(saving, price, limit) <= limit)
+    price = next(within, None)
+    return _greatest_worth(saving, limit) if price is None else _at_price(saving, price)
+
+
+def _prices(options: Sequence[Option], limit: float) -> Iterator[float]:
+    """Milliseconds a unit of loss, rising from where loss hardly counts to where nothing else does."""
+    most = max((option.saved_ms for option in options), default=0.0)
+    steps = range(-8 * PRICES_AN_OCTAVE, 8 * PRICES_AN_OCTAVE)
+    return (most / limit * 2.0 ** (step / PRICES_AN_OCTAVE) for step in steps)
+
+
+def _at_price(options: Sequence[Option], price: float) -> tuple[Option, ...]:
+    return _best_by(options, lambda option: option.saved_ms - price * option.loss)
+
+
+def _loss_at(options: Sequence[Option], price: float, limit: float) -> float:
+    """Of the choice at a price: of all blocks that are worth it, those that are not being left to their gates."""
+    chosen = without_overlap(_at_price(options, price), limit)
+    return sum(option.loss for option in chosen if option.saved_ms > price * option.loss)
+
+
+def _greatest_worth(options: Sequence[Option], limit: float) -> tuple[Option, ...]:
+    return _best_by(options, lambda option: option.worth(limit))
+
+
+def _best_by(options: Sequence[Option], value: Callable[[Option], float]) -> tuple[Option, ...]:
     best: dict[str, Option] = {}
     for option in options:
         known = best.get(option.region.name)
-        if option.worth(limit) > (known.worth(limit) if known else 0.0):
+        if known is None or value(option) > value(known):
             best[option.region.name] = option
     return tuple(best.values())
 

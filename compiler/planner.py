@@ -19,7 +19,16 @@ from skipc.compiler.loss import Losses
 from skipc.compiler.running import Outcome, Window
 
 SHARES = (0.25, 0.5, 0.75)
-"""Shares of *fit* for which a gate may open; beyond the last one the block is bypassed always, without a gate."""
+"""Shares of *fit* for which a gate may open; beyond them it is a guard, or the block is bypassed always."""
+
+GUARD = 0.95
+"""The share of a guard: a gate that opens for nearly all inputs like those of *fit*, and for few unlike them."""
+
+GUARD_WORTH = 0.85
+"""A guard must keep this share of what bypassing the block always would save; else the block needs no gate."""
+
+GATED_WORTH = 0.95
+"""Gates hold on unfamiliar data where static bypasses do not, so a file with gates may be this much slower."""
 
 NEVER, ALWAYS = float("-inf"), float("inf")
 SMALLEST_LOSS = 1e-6
@@ -117,7 +126,7 @@ class _State:
 
 
 def best_path(offer: Offer, trial: Trial, delta: float, speed_of: Callable[[Step], float]) -> tuple[Step, ...]:
-    """Of the path with gates and the one without any, the one that is faster at the same risk.
+    """The path with gates, or the one without any where that is faster by far at the same risk.
 
     Args:
         offer: what is known of the gates.
@@ -129,8 +138,8 @@ def best_path(offer: Offer, trial: Trial, delta: float, speed_of: Callable[[Step
     ends = [boldest(path, trial.limit, delta) for path in paths]
     if ends[0] == ends[1]:
         return paths[0]
-    speeds = [speed_of(end) if end else 0.0 for end in ends]
-    return paths[int(np.argmax(speeds))]
+    gated, static = (speed_of(end) if end else 0.0 for end in ends)
+    return paths[0] if gated >= GATED_WORTH * static else paths[1]
 
 
 def boldest(path: Sequence[Step], limit: float, delta: float) -> Step | None:
@@ -146,7 +155,7 @@ def lay_path(offer: Offer, trial: Trial, shares: Sequence[float]) -> tuple[Step,
     Args:
         offer: what is known of the gates.
         trial: measures configurations.
-        shares: for which a gate may open; always is allowed in any case.
+        shares: for which a gate may open, beside a guard's; with none of them blocks are bypassed always or never.
     """
     search = _Search(offer, trial, shares)
     gates = len(trial.floors)
@@ -244,7 +253,7 @@ def rung_at(offer: Offer, gate: int, share: float) -> Rung:
 def ladder(offer: Offer, gate: int, shares: Sequence[float]) -> list[Rung]:
     """One gate's rungs from low to high, those left out that are worth less than the one above them."""
     hull = [Rung(0.0, 0.0, 0.0)]
-    for share in (*shares, 1.0):
+    for share in (*shares, _top(offer, gate) if shares else 1.0):
         rung = rung_at(offer, gate, share)
         if rung.saved_ms <= hull[-1].saved_ms:
             continue
@@ -252,6 +261,12 @@ def ladder(offer: Offer, gate: int, shares: Sequence[float]) -> list[Rung]:
             hull.pop()
         hull.append(rung)
     return hull[1:]
+
+
+def _top(offer: Offer, gate: int) -> float:
+    """The highest rung of a gate: a guard, where the gate does not eat up what the block saves."""
+    guarded, always = rung_at(offer, gate, GUARD), rung_at(offer, gate, 1.0)
+    return GUARD if guarded.saved_ms >= GUARD_WORTH * always.saved_ms else 1.0
 
 
 def _worth(lower: Rung, upper: Rung) -> float:

@@ -41,6 +41,22 @@ def test_each_region_gets_its_best_option_in_order_of_appearance() -> None:
     assert best_options([poor, other, good], LIMIT) == (good, other)
 
 
+def test_where_all_fits_the_limit_the_most_time_is_taken() -> None:
+    gentle = option("a", 0.001, 1.0), option("b", 0.001, 1.0)
+    bold = option("a", 0.05, 1.5, kind="narrow"), option("b", 0.049, 1.5, kind="narrow")
+    assert best_options([*gentle, *bold], LIMIT) == bold
+
+
+def test_where_the_bold_do_not_fit_the_one_that_pays_most_is_bold() -> None:
+    gentle = option("a", 0.01, 1.0), option("b", 0.01, 1.0)
+    bold = option("a", 0.08, 1.9, kind="narrow"), option("b", 0.08, 1.5, kind="narrow")
+    assert best_options([*gentle, *bold], LIMIT) == (bold[0], gentle[1])
+
+
+def test_a_region_beyond_the_limit_gets_an_option_for_its_gate() -> None:
+    assert best_options([option("a", 0.4, 1.0), option("a", 0.3, 0.9, kind="narrow")], LIMIT) != ()
+
+
 def test_regions_worth_nothing_get_none() -> None:
     assert best_options([option("a", 0.0, -0.1), option("a", 0.0, 0.0)], LIMIT) == ()
 

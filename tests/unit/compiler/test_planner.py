@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from skipc.compiler.planner import (
     ALWAYS,
+    GATED_WORTH,
+    GUARD,
+    GUARD_WORTH,
     NEVER,
     REACH,
     SHARES,
@@ -80,8 +83,17 @@ def test_each_step_saves_more(interaction: float) -> None:
     assert saved == sorted(set(saved))
 
 
-def test_without_a_limit_everything_is_bypassed_in_the_end() -> None:
-    assert path_of(offer())[-1].thresholds == (ALWAYS,) * 3
+def test_without_a_limit_everything_is_behind_a_guard_in_the_end() -> None:
+    assert path_of(offer())[-1].shares == (GUARD,) * 3
+
+
+def test_without_gates_everything_is_bypassed_in_the_end() -> None:
+    assert path_of(offer(), shares=())[-1].thresholds == (ALWAYS,) * 3
+
+
+def test_a_guard_that_costs_too_much_gives_way_to_no_gate() -> None:
+    given = ladder_offer([0.1, 0.2, 0.3, 0.4], gate_ms=GUARD - GUARD_WORTH + 0.01)
+    assert ladder(given, 0, SHARES)[-1].share == 1.0
 
 
 def test_what_a_step_says_is_what_was_measured() -> None:
@@ -160,12 +172,12 @@ def test_a_rung_is_the_loss_of_the_inputs_of_lowest_score() -> None:
 
 def test_rungs_of_rising_loss_are_all_kept() -> None:
     found = ladder(ladder_offer([0.1, 0.2, 0.3, 0.4]), 0, (0.25, 0.5, 0.75))
-    assert [rung.share for rung in found] == [0.25, 0.5, 0.75, 1.0]
+    assert [rung.share for rung in found] == [0.25, 0.5, 0.75, GUARD]
 
 
 def test_a_rung_worth_less_than_the_one_above_is_merged_into_it() -> None:
     found = ladder(ladder_offer([0.4, 0.1, 0.5, 0.6]), 0, (0.25, 0.5, 0.75))
-    assert [rung.share for rung in found] == [0.5, 0.75, 1.0]
+    assert [rung.share for rung in found] == [0.5, 0.75, GUARD]
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -203,6 +215,16 @@ def test_the_path_whose_end_is_faster_is_taken(faster: str) -> None:
 
     found = best_path(given, trial(given, limit=0.02), 0.05, speed_of)
     assert any(0 < share < 1 for item in found for share in item.shares) == (faster == "gated")
+
+
+def test_gates_are_kept_where_they_are_hardly_slower() -> None:
+    given = offer(2)
+
+    def speed_of(step: Step) -> float:
+        return GATED_WORTH + 0.01 if any(0 < share < 1 for share in step.shares) else 1.0
+
+    found = best_path(given, trial(given, limit=0.02), 0.05, speed_of)
+    assert any(0 < share < 1 for item in found for share in item.shares)
 
 
 def test_a_path_that_passes_nowhere_is_not_timed() -> None:
