@@ -19,7 +19,7 @@ SENTENCES = 2500
 def job(batch_size: int) -> Job:
     """The job of `minilm`, for batches of this size."""
     found = minilm.job()
-    options = {**found.options, "batch_size": batch_size}
+    options = {**found.options, "granularity": "auto", "batch_size": batch_size}
     return replace(found, name=f"{found.name}-batch-{batch_size}", options=options)
 
 

@@ -46,7 +46,7 @@ def _demo_run(result: Result) -> Iterator[str]:
 
 
 def _section(results: Mapping[str, Result]) -> Iterator[str]:
-    speeds = [name for name in ("demo", "minilm") if name in results]
+    speeds = [name for name in ("demo", "minilm", "minilm-gentle") if name in results]
     if speeds:
         yield from _speed_table({name: results[name]["results"] for name in speeds})
         yield ""
@@ -89,10 +89,17 @@ def _quality_table(results: Mapping[str, Result]) -> Iterator[str]:
     yield "| on data never seen | samples | damage, static | damage, gated | accuracy: original, static, gated |"
     yield "|---|---|---|---|---|"
     for result in results.values():
+        limit = result["compile"]["certificate"]["limit"]
         for name, row in result["quality"].items():
             damage = row.get("disagreement") or row.get("cosine_distance") or {}
             accuracy = ", ".join(_percent(row["accuracy"].get(kind)) for kind in ("original", "static", "gated"))
-            cells = (name, f"{row['samples']:,}", _mean(damage.get("static")), _mean(damage.get("gated")), accuracy)
+            cells = (
+                f"{name}, at most {limit:g}",
+                f"{row['samples']:,}",
+                _mean(damage.get("static")),
+                _mean(damage.get("gated")),
+                accuracy,
+            )
             yield f"| {' | '.join(cells)} |"
 
 

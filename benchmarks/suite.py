@@ -13,6 +13,7 @@ BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
     "demo": demo.run,
     "efficientnet": efficientnet.run,
     "minilm": minilm.run,
+    "minilm-gentle": minilm.run_gentle,
     "overhead": overhead.run,
     "batches": batches.run,
     "rows": rows.run,
