@@ -29,7 +29,7 @@ SHARES = (0.5, 0.375, 0.25)
 MAX_FEATURES = 4096
 """Wider blocks are not narrowed: their Gram matrix would take too long to invert."""
 
-ROWS_PER_FEATURE = 8
+ROWS_PER_FEATURE = 12
 LEAST_ROWS = 4096
 LEAST_CHUNKS = 8
 """Chunks that the rows of a region come from at least, so that no few inputs speak for all."""
