@@ -67,7 +67,7 @@ def _section(results: Mapping[str, Result]) -> Iterator[str]:
 
 
 def _speed_table(results: Mapping[str, Result]) -> Iterator[str]:
-    yield "| speed-up over the original (95 % interval) | original | static bypasses | gated |"
+    yield "| speed-up over the original (95 % interval) | original | static bypasses | compiled |"
     yield "|---|---|---|---|"
     for name, result in results.items():
         promise = result["compile"]["certificate"]
@@ -86,7 +86,7 @@ def _speedup(found: Result | None) -> str:
 
 
 def _quality_table(results: Mapping[str, Result]) -> Iterator[str]:
-    yield "| on data never seen | samples | damage, static | damage, gated | accuracy: original, static, gated |"
+    yield "| on data never seen | samples | damage, static | damage, compiled | accuracy: original, static, compiled |"
     yield "|---|---|---|---|---|"
     for result in results.values():
         limit = result["compile"]["certificate"]["limit"]
