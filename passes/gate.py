@@ -1,4 +1,4 @@
-"""Write a gate: from a region's entry value to the condition of its `If`.
+"""Write a gate: from a region's entry value, or an earlier one, to the condition of its `If`.
 
 score = mean(x) · w + b for each sample, or x · w + b for each token, in float32; a row agrees to the bypass where
 ``floor < score < threshold``. One comparison checks both ends: ``[score, -score] < [threshold, -floor]``. It is false
@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from skipc.passes.builder import Builder
 from skipc.runtime import names
-from skipc.runtime.plan import Gate, Region
+from skipc.runtime.plan import Gate, Reading, Region
 
 
 def write_gate(builder: Builder, region: Region, gate: Gate, limits: str) -> None:
@@ -53,6 +53,11 @@ def write_mask(builder: Builder, mask: str) -> None:
     builder.unsqueeze(share, 1, output=names.mask(mask))
 
 
+def reading_of(region: Region, gate: Gate) -> Reading:
+    """The value that a gate reads."""
+    return gate.reading or Reading(region.entry, region.elem_type, region.dims, region.channel_axis)
+
+
 def _score(builder: Builder, region: Region, gate: Gate) -> str:
     """A gate's score and its negative; zero for every input where it is constant, so that the runtime folds it away."""
     if gate.pooling == "constant":
@@ -63,10 +68,11 @@ def _score(builder: Builder, region: Region, gate: Gate) -> str:
     if gate.pooling == "top":
         highest, checked = _highest(builder, region, len(gate.weight), bias)
         return builder.op("Gemm", [highest, weight, checked], output=names.score(region.name))
-    wide = builder.to_float32(region.entry, region.elem_type)
+    reading = reading_of(region, gate)
+    wide = builder.to_float32(reading.value, reading.elem_type)
     if gate.pooling == "none":
         return builder.op("Add", [builder.op("MatMul", [wide, weight]), bias], output=names.score(region.name))
-    return builder.op("Gemm", [_pooled(builder, region, gate, wide), weight, bias], output=names.score(region.name))
+    return builder.op("Gemm", [_pooled(builder, reading, gate, wide), weight, bias], output=names.score(region.name))
 
 
 def _highest(builder: Builder, region: Region, count: int, bias: str) -> tuple[str, str]:
@@ -80,10 +86,10 @@ def _highest(builder: Builder, region: Region, count: int, bias: str) -> tuple[s
     return highest, builder.op("Gemm", [scores, zeros, bias])
 
 
-def _pooled(builder: Builder, region: Region, gate: Gate, value: str) -> str:
+def _pooled(builder: Builder, reading: Reading, gate: Gate, value: str) -> str:
     """A value averaged over all axes but batch and features: float32 [batch, C]; NaN in any token gives NaN."""
     if gate.mask:
         mean = builder.op("MatMul", [names.mask(gate.mask), value])
-        return builder.op("Reshape", [mean, builder.constant([0, region.channels], np.int64)])
-    axes = [axis for axis in range(1, len(region.dims)) if axis != region.channel_axis]
+        return builder.op("Reshape", [mean, builder.constant([0, gate.weight.size], np.int64)])
+    axes = [axis for axis in range(1, len(reading.dims)) if axis != reading.channel_axis]
     return builder.reduce("ReduceMean", value, axes) if axes else value

@@ -21,7 +21,7 @@ from skipc.passes.base import copied, opset_of
 from skipc.passes.builder import Builder, Fragment
 from skipc.passes.cut import Cut, renamed, result, take
 from skipc.passes.flow import NodeSet, members, node_inputs
-from skipc.passes.gate import decides_by_row, is_by_token, write_condition, write_gate, write_mask
+from skipc.passes.gate import decides_by_row, is_by_token, reading_of, write_condition, write_gate, write_mask
 from skipc.passes.normalize import copied_node, sort_nodes
 from skipc.passes.rows import RowWriter
 from skipc.passes.second_look import is_second_look, look_again, write_first_look
@@ -107,13 +107,14 @@ def _gated(model: onnx.ModelProto, blocks: Sequence[Block], placed: Placed, *, l
     inside = cut.inside(blocks)
     for number, (block, moved) in enumerate(zip(blocks, inside, strict=True)):
         builder = Builder(names.gate(block.region.name), opset_of(model))
+        read = reading_of(block.region, block.gate).value if limits else block.region.entry
         if is_second_look(block):
             write_first_look(builder, block)
         if limits:
             write_gate(builder, block.region, block.gate, limits_name(number))
         else:
             write_condition(builder, block.region, names.agreed(block.region.name))
-        _place(model, placed, builder.fragment(), cut.flow.producer.get(block.region.entry, FIRST) + 0.5)
+        _place(model, placed, builder.fragment(), cut.flow.producer.get(read, FIRST) + 0.5)
         placed += [(float(next(members(moved))), node) for node in _ifs(cut, block, moved)]
     _keep_rest(cut, inside, placed)
     return model

@@ -109,6 +109,23 @@ class Bypass:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """The value that a gate reads where it is not the entry of its own region, so that its answer is there in time.
+
+    Attributes:
+        value: entry value of a region at or before the gate's own, in graph order.
+        elem_type: its ONNX element type.
+        dims: its shape.
+        channel_axis: the axis of `dims` along which features lie.
+    """
+
+    value: str
+    elem_type: int
+    dims: tuple[Dim, ...]
+    channel_axis: int
+
+
+@dataclass(frozen=True)
 class Gate:
     """A linear read-out that predicts the natural log of what a bypass would cost.
 
@@ -122,6 +139,7 @@ class Gate:
         floor: scores at or below it were never seen in calibration, so the full block runs.
         granularity: what decides for itself: ``batch`` (bypassed only if every sample agrees), ``sample`` or ``token``.
         mask: graph input [batch, sequence] of 0 (padding) and 1; empty where there is none.
+        reading: what it reads; None for the entry value of its own region.
     """
 
     pooling: str
@@ -130,6 +148,7 @@ class Gate:
     floor: float
     granularity: str = "batch"
     mask: str = ""
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True)
@@ -323,18 +342,28 @@ def _plan(raw: Mapping[str, Any]) -> Plan:
 
 
 def _block(raw: Mapping[str, Any]) -> Block:
-    region, bypass, gate = raw["region"], raw["bypass"], raw["gate"]
+    region, bypass = raw["region"], raw["bypass"]
     numbers = {key: float(raw[key]) for key in ("saved_ms", "time_share", "impact", "open_share")}
     tuples = {key: tuple(region[key]) for key in ("nodes", "tail", "dims", "sides")}
     targets = tuple(Target(**{**item, "shape": tuple(item["shape"])}) for item in region["targets"])
     return Block(
         region=Region(**{**region, **tuples, "targets": targets}),
         bypass=Bypass(bypass["kind"], {key: _decode_array(item) for key, item in bypass["arrays"].items()}),
-        gate=Gate(**{**gate, "weight": _decode_array(gate["weight"]), "floor": _number(gate["floor"])}),
+        gate=_gate(raw["gate"]),
         granularity_reason=raw["granularity_reason"],
         **numbers,
         reference=_reference(raw.get("reference")),
     )
+
+
+def _gate(raw: Mapping[str, Any]) -> Gate:
+    reading = raw.get("reading")
+    decoded = {
+        "weight": _decode_array(raw["weight"]),
+        "floor": _number(raw["floor"]),
+        "reading": Reading(**{**reading, "dims": tuple(reading["dims"])}) if reading else None,
+    }
+    return Gate(**{**raw, **decoded})
 
 
 def _reference(raw: Mapping[str, Any] | None) -> Reference | None:
