@@ -25,6 +25,7 @@ EXIT_INTERRUPTED = 130
 BYPASSES = ("auto", "identity", "affine", "low-rank", "linear", "narrow")
 IMPACTS = ("ablation", "gradient", "activation")
 GRANULARITIES = ("auto", "batch", "sample", "token")
+GATE_POLICIES = ("block", "ahead", "early")
 GROUPINGS = ("none", "labels")
 
 
@@ -105,6 +106,9 @@ def cli() -> None:
 )
 @click.option("--confidence", type=click.FloatRange(0, 1, True, True), default=0.95, show_default=True)
 @click.option("--granularity", type=click.Choice(GRANULARITIES), default="auto", show_default=True)
+@click.option(
+    "--gate-policy", type=click.Choice(GATE_POLICIES), default="block", show_default=True, help="What gates read."
+)
 @click.option("--mask", default="auto", show_default=True, help="Input that tells padding; or none.")
 @click.option("--bypass", type=click.Choice(BYPASSES), default="auto", show_default=True)
 @click.option("--impact", type=click.Choice(IMPACTS), default="ablation", show_default=True)

@@ -36,6 +36,7 @@ from skipc.compiler.token_fit import Rows, observe_tokens
 from skipc.passes.base import run_passes
 from skipc.passes.gate import decides_by_row, is_by_token
 from skipc.passes.inject import InjectGates
+from skipc.passes.policy import with_policy
 from skipc.passes.window import LevelWindow
 from skipc.runtime.plan import Block, Gate
 from skipc.runtime.session import Session, open_session
@@ -96,11 +97,13 @@ def gate_options(
     """Fit a gate for each option, lay the path on *fit*, and drop the gates that it never opens within the limit."""
     judged = evidence.judged
     choices = choose_granularity(surveyed, options, judged.items, evidence.joined, settings)
-    plain = [_unfitted(surveyed, option, choices[option.region.name], evidence.mask) for option in options]
+    unread = [_unfitted(surveyed, option, choices[option.region.name], evidence.mask) for option in options]
+    plain = with_policy(unread, settings.gate_policy)
+    pooled = {option.region.entry: evidence.observed[option.region.name].pooled for option in options}
     losses, smooth = ablate(instrument(surveyed.model, plain, surveyed.executor), judged, claim.loss)
     by_token = [block for block in plain if is_by_token(block.gate)]
     tokens = observe_tokens(surveyed.model, by_token, evidence.single, settings.seed)
-    fits = [_fitted(block, evidence, tokens, impact) for block, impact in zip(plain, smooth, strict=True)]
+    fits = [_fitted(block, pooled, evidence, tokens, impact) for block, impact in zip(plain, smooth, strict=True)]
     blocks = [replace(block, gate=fit.gate) for block, fit in zip(plain, fits, strict=True)]
     whole = _with_path(surveyed, original, blocks, fits, (losses, smooth), judged, claim, settings)
     useful = _useful(whole.path, settings.risk)
@@ -116,11 +119,19 @@ def _unfitted(surveyed: Surveyed, option: Option, choice: Choice, mask: str) -> 
     return replace(block, granularity_reason=choice.reason)
 
 
-def _fitted(block: Block, evidence: Evidence, tokens: Mapping[str, Rows], impact: NDArray[np.float64]) -> GateFit:
+def _fitted(
+    block: Block,
+    pooled: Mapping[str, NDArray[np.float32]],
+    evidence: Evidence,
+    tokens: Mapping[str, Rows],
+    impact: NDArray[np.float64],
+) -> GateFit:
+    """Fit a gate to what it reads: tokens, or the pooled entry value of its own region or of an earlier one."""
     if is_by_token(block.gate):
         fit = fit_gate(*tokens[block.region.name])
     else:
-        fit = fit_gate(_by_unit(evidence.observed[block.region.name].pooled, evidence.judged), impact)
+        read = block.gate.reading.value if block.gate.reading else block.region.entry
+        fit = fit_gate(_by_unit(pooled[read], evidence.judged), impact)
     gate = replace(block.gate, weight=fit.gate.weight, bias=fit.gate.bias, floor=fit.gate.floor)
     return replace(fit, gate=gate)
 

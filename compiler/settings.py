@@ -22,6 +22,7 @@ class Settings:
         risk: limit of the mean loss.
         confidence: with which the limit is promised.
         granularity: what decides for itself: a batch, a sample or a token; ``auto`` to choose for each block.
+        gate_policy: what gates read: the entry of their own region, of the gated block before, or of the first.
         mask: graph input that says which tokens are padding, ``auto`` to find it, ``none`` to pool over all.
         bypass: kind of bypass, or ``auto`` to choose for each block.
         impact: measure that shortlists blocks.
@@ -43,6 +44,7 @@ class Settings:
     risk: float = 0.01
     confidence: float = 0.95
     granularity: str = "auto"
+    gate_policy: str = "block"
     mask: str = "auto"
     bypass: str = "auto"
     impact: str = "ablation"

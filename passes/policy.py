@@ -1,7 +1,7 @@
 """Gate policies: from which value each of several gates reads its answer.
 
 On CUDA an `If` waits for its condition to reach the host. A gate that reads an earlier value than its own region's
-entry is answered earlier, and the wait overlaps with the regions between.
+entry is answered earlier, and the wait can overlap with the regions between (not yet measured on a GPU).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ AHEAD = 1
 """Regions by which a gate looks ahead; the entries of neighbouring regions are alike."""
 
 POLICIES = ("block", "ahead", "early")
+"""Each gate reads its own region's entry value, the one of the gated block before, or the first block's."""
 
 
 def with_policy(blocks: Sequence[Block], policy: str) -> tuple[Block, ...]:

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 import skipc.compiler.verbs
 from skipc.compiler.cli import cli
 from skipc.compiler.settings import BYPASSES, GRANULARITIES, GROUPINGS, IMPACTS, Settings
+from skipc.passes.policy import POLICIES
 from skipc.runtime.errors import InputError, PromiseError
 
 HEAVY = ("numpy", "onnx", "onnxruntime", "onnx_graphsurgeon")
@@ -85,7 +86,13 @@ def test_every_setting_is_an_option_with_the_same_default() -> None:
 
 @pytest.mark.parametrize(
     ("name", "choices"),
-    [("bypass", BYPASSES), ("impact", IMPACTS), ("granularity", GRANULARITIES), ("group_by", GROUPINGS)],
+    [
+        ("bypass", BYPASSES),
+        ("impact", IMPACTS),
+        ("granularity", GRANULARITIES),
+        ("group_by", GROUPINGS),
+        ("gate_policy", POLICIES),
+    ],
 )
 def test_every_choice_of_the_settings_is_on_offer(name: str, choices: tuple[str, ...]) -> None:
     option = next(item for item in cli.commands["compile"].params if item.name == name)

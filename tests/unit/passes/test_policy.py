@@ -8,14 +8,17 @@ import numpy as np
 import onnx
 import pytest
 
+from skipc.compiler.build import build
 from skipc.passes.base import run_passes
 from skipc.passes.expose import ExposeDecisions, with_outputs
 from skipc.passes.inject import InjectGates
 from skipc.passes.policy import POLICIES, with_policy
+from skipc.passes.restore import Restore
 from skipc.passes.window import InputWindow
 from skipc.runtime import names
 from skipc.runtime.plan import Block
 from skipc.runtime.session import is_equal
+from tests.compiled import plan_for
 from tests.gated import block, deciding, random_gate, run, surveyed, window
 from tests.graphs import Network, conv_net, mlp, transformer
 
@@ -78,3 +81,12 @@ def test_gates_of_tokens_keep_their_own_entry() -> None:
     found = surveyed(transformer())
     plain = tuple(deciding(block(region), "token") for region in found.survey.blocks)
     assert with_policy(plain, "early") == plain
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("network", NETWORKS, ids=["transformer", "conv", "mlp"])
+def test_the_original_comes_back_byte_for_byte(network: Network, policy: str) -> None:
+    normalised, _, blocks = policed(network, policy, "batch")
+    built = build(normalised, plan_for(blocks))
+    back = Restore().apply(built)
+    assert back.SerializeToString(deterministic=True) == network.model.SerializeToString(deterministic=True)

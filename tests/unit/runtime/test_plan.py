@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from skipc.runtime.errors import InputError
-from skipc.runtime.plan import SCHEMA, Block, Bypass, Certificate, Gate, Plan, Region, plan_from_json
+from skipc.runtime.plan import SCHEMA, Block, Bypass, Certificate, Gate, Plan, Reading, Region, plan_from_json
 
 INF = np.inf
 REGION = Region("feed-forward.0", "feed-forward", "x", "m", "y", ("a", "b"), ("b",), 1, ("batch", None, 4), 2)
@@ -46,6 +46,22 @@ def test_a_plan_with_arrays_comes_back_whole() -> None:
             np.testing.assert_array_equal(after.bypass.arrays[name], array)
     assert again.certificate == CERTIFICATE
     assert (again.level, again.batch_size, again.threads, again.provider, again.seed) == (1, 2, 1, "cpu", 7)
+
+
+def test_what_a_gate_reads_survives() -> None:
+    given = plan()
+    block = given.blocks[0]
+    reading = Reading("earlier", 1, ("batch", None, 4), 2)
+    changed = replace(given, blocks=(replace(block, gate=replace(block.gate, reading=reading)), *given.blocks[1:]))
+    back = plan_from_json(changed.to_json(arrays=True), where="")
+    assert [item.gate.reading for item in back.blocks] == [reading, None]
+
+
+def test_a_plan_from_before_readings_is_read() -> None:
+    raw = json.loads(plan().to_json(arrays=True))
+    for block in raw["blocks"]:
+        del block["gate"]["reading"]
+    assert plan_from_json(json.dumps(raw), where="").to_json(arrays=True) == plan().to_json(arrays=True)
 
 
 def test_infinite_thresholds_survive() -> None:
