@@ -12,7 +12,7 @@ from benchmarks.failure import BenchmarkError
 from benchmarks.measures import interval, judged_by_original, losses_of, speedups
 from benchmarks.workbench import Built, Job, Json, Workbench
 from skipc.compiler.data import split
-from skipc.compiler.pipeline import SHARES
+from skipc.compiler.splits import SHARES
 
 RISK = 0.05
 BATCH_SIZES = (1, 8)

@@ -15,7 +15,7 @@ from skipc.compiler.bench import BATCHES_A_ROUND, compare, run_shares, time_shar
 from skipc.compiler.data import Batch, Dataset, batches
 from skipc.compiler.latency import interleaved, speedup_of
 from skipc.compiler.loss import Losses, resolve_loss
-from skipc.compiler.pipeline import exposed
+from skipc.compiler.promises import exposed
 from skipc.compiler.report import speedup_json
 from skipc.compiler.report_measures import rounded
 from skipc.compiler.running import Judged, in_parallel, judge, run_plain

@@ -9,7 +9,8 @@ from typing import Any
 
 from skipc.compiler.bench import Bench
 from skipc.compiler.latency import Speedup
-from skipc.compiler.pipeline import Compiled, Measured
+from skipc.compiler.pipeline import Compiled
+from skipc.compiler.promises import Measured
 from skipc.compiler.report_measures import measures_json, measures_text, rounded, shift_json, shift_text
 from skipc.compiler.report_portrait import portrait_json
 from skipc.compiler.verify import Verification

@@ -15,8 +15,9 @@ from skipc.compiler.emit import check_writable, write_all
 from skipc.compiler.external_data import data_beside
 from skipc.compiler.groups import grouped
 from skipc.compiler.impact import time_shares
-from skipc.compiler.pipeline import Compiled, compile_model, compile_without_data, exposed
+from skipc.compiler.pipeline import Compiled, compile_model, compile_without_data
 from skipc.compiler.probe import probe_feeds
+from skipc.compiler.promises import exposed
 from skipc.compiler.report import (
     Json,
     bench_json,

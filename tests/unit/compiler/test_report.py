@@ -17,7 +17,8 @@ from skipc.compiler.candidates import Candidates, Impact
 from skipc.compiler.console import QUIET, Console
 from skipc.compiler.gradient import Gradients
 from skipc.compiler.latency import Speedup
-from skipc.compiler.pipeline import Compiled, Measured, compile_without_data
+from skipc.compiler.pipeline import Compiled, compile_without_data
+from skipc.compiler.promises import Measured
 from skipc.compiler.report import (
     bench_json,
     certificate_json,

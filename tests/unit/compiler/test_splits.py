@@ -1,4 +1,4 @@
-"""How the stages hand data to one another."""
+"""How data are split, and data sets joined."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from skipc.compiler.data import Batch
-from skipc.compiler.pipeline import joined
 from skipc.compiler.running import Judged
+from skipc.compiler.splits import joined
 
 
 def part(first: int, sizes: list[int]) -> tuple[Judged, list[Batch]]:

@@ -1,0 +1,59 @@
+"""Which configurations the file keeps, and which one is in force."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from skipc.compiler.certify import Claim, certify
+from skipc.compiler.gating import Gated
+from skipc.compiler.loss import Losses
+from skipc.compiler.planner import Step, levels_of, window_of
+from skipc.compiler.running import Judged, run_gated
+from skipc.compiler.splits import Splits
+from skipc.runtime.errors import PromiseError
+from skipc.runtime.plan import Certificate
+
+LEVELS = 4
+"""Certified configurations that the file keeps, beside level 0."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What the file will hold.
+
+    Attributes:
+        steps: certified configurations from gentle to bold; level k of the file is the k-th of them, counted from 1.
+        certificate: of the last one, which is in force.
+    """
+
+    steps: tuple[Step, ...]
+    certificate: Certificate
+
+
+def certified_levels(gated: Gated, splits: Splits, claim: Claim) -> Levels:
+    """Walk the path on *calibrate* and settle which configurations the file keeps and which one is in force.
+
+    All that passed are certified together. In force is the boldest whose mean loss on *test* keeps to the limit too,
+    since nobody wants a file that its own test speaks against. The mean on *test* is flattered by that choice, if only
+    where the boldest was passed over.
+    """
+
+    def losses(step: Step, data: Sequence[Judged]) -> list[Losses]:
+        window = window_of(step.thresholds, [block.gate.floor for block in gated.blocks])
+        return [run_gated(gated.model, window, judged, claim.loss).losses for judged in data]
+
+    certificates = certify([partial(losses, step, splits.calibrate) for step in gated.path], claim)
+    if not certificates:
+        hint = "allow more with --risk, or give more data"
+        what = f"not even the gentlest configuration holds a mean loss of {claim.limit:g}"
+        raise PromiseError("nothing-gained", what, hint=hint)
+    means = []
+    for position in reversed(range(len(certificates))):
+        means.append(max(float(part.mean()) for part in losses(gated.path[position], splits.test)))
+        if means[-1] <= claim.limit:
+            kept = levels_of(gated.path[: position + 1], LEVELS)
+            return Levels(tuple(gated.path[i] for i in kept), certificates[position])
+    what = f"every certified configuration exceeds {claim.limit:g} on the test split (mean {min(means):.4g} at least)"
+    raise PromiseError("risk-exceeded", what, hint="give more data, or allow more with --risk")
