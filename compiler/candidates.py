@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from skipc.compiler.moments import Observed, observe
 from skipc.compiler.narrow_fit import SHARES as NARROW_SHARES
 from skipc.compiler.narrow_fit import HiddenMoments, fit_narrow, observe_hidden
 from skipc.compiler.options import Option, best_options, in_graph_order, lesser_half, without_overlap
+from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Judged
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
@@ -83,9 +85,9 @@ class Studied:
     hidden: Mapping[str, HiddenMoments]
 
 
-def study(surveyed: Surveyed, items: Sequence[Batch], settings: Settings) -> Studied:
+def study(surveyed: Surveyed, items: Sequence[Batch], settings: Settings, progress: Progress = SILENT) -> Studied:
     """Run the original over batches without padding, and sum up what fitting needs."""
-    activations = observe(surveyed.model, surveyed.survey.regions, items)
+    activations = observe(surveyed.model, surveyed.survey.regions, items, progress.part(0.0, 0.5))
     narrow = settings.bypass in ("auto", "narrow")
     hidden = observe_hidden(surveyed.model, surveyed.survey.blocks if narrow else (), items, settings.seed)
     return Studied(activations, hidden)
@@ -99,13 +101,14 @@ def measure_candidates(
     judged: Judged,
     loss: Loss,
     settings: Settings,
+    progress: Progress = SILENT,
 ) -> Candidates:
     """Ablate and time every region on every kind of bypass asked for."""
     few = judged.first(ABLATION_UNITS)
     options: list[Option] = []
     original_ms: list[float] = []
-    for blocks in _rungs(surveyed, studied, settings):
-        found, costs = _measure(surveyed, original, blocks, few, loss, settings)
+    for blocks, own in progress.each(_rungs(surveyed, studied, settings)):
+        found, costs = _measure(surveyed, original, blocks, few, loss, settings, own)
         options += found
         original_ms.append(costs.original)
     middle = float(np.median(original_ms)) if original_ms else 0.0
@@ -129,17 +132,26 @@ def _rungs(surveyed: Surveyed, studied: Studied, settings: Settings) -> list[lis
         for kind in kinds
         if kind != "narrow" and kind in sensible and tier
     ]
-    narrow = {name: fit_narrow(moments) for name, moments in studied.hidden.items()}
+    narrow = {
+        name: settings.cache.recall("narrow", (moments,), partial(fit_narrow, moments))
+        for name, moments in studied.hidden.items()
+    }
     regions = [region for region in surveyed.survey.blocks if region.name in narrow]
     widths = len(NARROW_SHARES) if regions else 0
     return found + [[ungated(region, narrow[region.name][width]) for region in regions] for width in range(widths)]
 
 
 def _measure(
-    surveyed: Surveyed, original: Session, blocks: Sequence[Block], judged: Judged, loss: Loss, settings: Settings
+    surveyed: Surveyed,
+    original: Session,
+    blocks: Sequence[Block],
+    judged: Judged,
+    loss: Loss,
+    settings: Settings,
+    progress: Progress,
 ) -> tuple[list[Option], Costs]:
     session = instrument(surveyed.model, blocks, surveyed.executor)
-    losses = ablate(session, judged, loss)[0].mean(axis=1)
+    losses = ablate(session, judged, loss, progress)[0].mean(axis=1)
     timed = session if is_plain(settings) else instrument_for(surveyed.model, blocks, settings)
     costs = measure_costs(original, timed, typical(judged.items))
     rows = zip(blocks, losses, costs.saved, strict=True)

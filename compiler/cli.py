@@ -124,6 +124,12 @@ def cli() -> None:
 @click.option("--workers", type=click.IntRange(0), default=0, help="Measure in so many processes.  [default: threads]")
 @click.option("--portrait/--no-portrait", default=True, help="Measure opponents, gates and prices for the report.")
 @click.option("--dask", default="", metavar="ADDRESS", help="Measure on the workers of this Dask scheduler.")
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of measurements, to go on where work was interrupted.  [default: in the user's cache]",
+)
+@click.option("--no-cache", is_flag=True, envvar="SKIPC_NO_CACHE", help="Measure everything anew; keep nothing.")
 @output_options
 def compile_command(**options: Any) -> None:
     """Compile MODEL into a drop-in file that skips what an input does not need."""

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import onnx
 
+from skipc.compiler.cache import Cache
 from skipc.compiler.data import input_specs
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Array
@@ -41,7 +42,13 @@ Feeds = Mapping[str, Array]
 
 
 class Executor(Protocol):
-    """Opens models for measuring."""
+    """Opens models for measuring.
+
+    Attributes:
+        cache: of what was measured.
+    """
+
+    cache: Cache
 
     def open(self, model: bytes) -> Session:
         """A session of a serialized model; several threads may use it."""
@@ -50,6 +57,9 @@ class Executor(Protocol):
 
 class Local:
     """Runs models in this process, on as many threads as it has cores."""
+
+    def __init__(self, cache: Cache | None = None) -> None:
+        self.cache = cache or Cache()
 
     def open(self, model: bytes) -> Session:
         """See `Executor.open`."""
@@ -101,7 +111,8 @@ class Remote:
 class Processes:
     """Runs models in processes of this machine; a worker gets a model with the first run that needs it."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, cache: Cache | None = None) -> None:
+        self.cache = cache or Cache()
         self._count = count
         self._lock = Lock()
         self._pool = self._new_pool()
@@ -139,7 +150,8 @@ class Processes:
 class Cluster:
     """Runs models on the workers of a Dask cluster, which fetch a model from one another, once each."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, cache: Cache | None = None) -> None:
+        self.cache = cache or Cache()
         try:
             from distributed import Client, KilledWorker
         except ImportError as error:
@@ -223,12 +235,13 @@ def run_here(digest: str, model: bytes | None, wanted: Sequence[str], feeds: Fee
 
 
 @contextmanager
-def executor_for(workers: int, dask: str) -> Iterator[Executor]:
+def executor_for(workers: int, dask: str, cache: Cache | None = None) -> Iterator[Executor]:
     """The executor that the command line asks for, closed behind its use.
 
     Args:
         workers: processes of this machine; 0 for threads of this one.
         dask: address of a Dask scheduler; empty for none.
+        cache: of what was measured; None to keep nothing.
 
     Raises:
         InputError: both are asked for, or the cluster cannot be reached.
@@ -236,9 +249,9 @@ def executor_for(workers: int, dask: str) -> Iterator[Executor]:
     if workers and dask:
         raise InputError("usage", "--workers and --dask exclude one another", hint="give one of the two")
     if not workers and not dask:
-        yield Local()
+        yield Local(cache)
         return
-    executor = Cluster(dask) if dask else Processes(workers)
+    executor = Cluster(dask, cache) if dask else Processes(workers, cache)
     try:
         yield executor
     finally:

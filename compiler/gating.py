@@ -28,8 +28,9 @@ from skipc.compiler.impact import (
 )
 from skipc.compiler.moments import Observed
 from skipc.compiler.options import Option
-from skipc.compiler.planner import ALWAYS, NEVER, Offer, Step, Trial, best_path, threshold_at
-from skipc.compiler.running import Instrumented, Judged, run_gated, shut
+from skipc.compiler.planner import ALWAYS, NEVER, REACH, Offer, Step, Trial, best_path, threshold_at
+from skipc.compiler.progress import SILENT, Progress
+from skipc.compiler.running import Instrumented, Judged, Outcome, Window, run_gated, shut
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
 from skipc.compiler.token_fit import Rows, observe_tokens
@@ -43,6 +44,9 @@ from skipc.runtime.session import Session, open_session
 
 PATH_UNITS = {True: 1000, False: 300}
 """Units of *fit* that steps are tried on, for binary losses and for others: rare errors need more to be seen."""
+
+ABLATION_SHARE = 0.3
+"""Of the time that this stage takes, for its progress bar."""
 
 Item = TypeVar("Item")
 
@@ -93,19 +97,32 @@ def gate_options(
     evidence: Evidence,
     claim: Claim,
     settings: Settings,
+    progress: Progress = SILENT,
 ) -> Gated:
     """Fit a gate for each option, lay the path on *fit*, and drop the gates that it never opens within the limit."""
     judged = evidence.judged
-    choices = choose_granularity(surveyed, options, judged.items, evidence.joined, settings)
+    parts = (surveyed.model, options, evidence.joined, judged.key, *_as_deployed(settings))
+    choices = settings.cache.recall(
+        "granularity",
+        parts,
+        lambda: choose_granularity(surveyed, options, judged.items, evidence.joined, settings),
+    )
     unread = [_unfitted(surveyed, option, choices[option.region.name], evidence.mask) for option in options]
     plain = with_policy(unread, settings.gate_policy)
     pooled = {option.region.entry: evidence.observed[option.region.name].pooled for option in options}
-    losses, smooth = ablate(instrument(surveyed.model, plain, surveyed.executor), judged, claim.loss)
+    alone = instrument(surveyed.model, plain, surveyed.executor)
+    losses, smooth = ablate(alone, judged, claim.loss, progress.part(0.0, ABLATION_SHARE))
     by_token = [block for block in plain if is_by_token(block.gate)]
-    tokens = observe_tokens(surveyed.model, by_token, evidence.single, settings.seed)
+    tokens = settings.cache.recall(
+        "tokens",
+        (surveyed.model, by_token, evidence.single, settings.seed),
+        lambda: observe_tokens(surveyed.model, by_token, evidence.single, settings.seed),
+    )
     fits = [_fitted(block, pooled, evidence, tokens, impact) for block, impact in zip(plain, smooth, strict=True)]
     blocks = [replace(block, gate=fit.gate) for block, fit in zip(plain, fits, strict=True)]
-    whole = _with_path(surveyed, original, blocks, fits, (losses, smooth), judged, claim, settings)
+    fitted = list(zip(blocks, fits, strict=True))
+    rest = progress.part(ABLATION_SHARE, 1.0)
+    whole = _with_path(surveyed, original, fitted, (losses, smooth), judged, claim, settings, rest)
     useful = _useful(whole.path, settings.risk)
     return _only(surveyed, whole, useful, settings.risk) if useful and len(useful) < len(blocks) else whole
 
@@ -162,13 +179,14 @@ def _by_unit(pooled: NDArray[np.float32], judged: Judged) -> NDArray[np.float32]
 def _with_path(
     surveyed: Surveyed,
     original: Session,
-    blocks: Sequence[Block],
-    fits: Sequence[GateFit],
+    fitted: Sequence[tuple[Block, GateFit]],
     losses: tuple[NDArray[np.float64], NDArray[np.float64]],
     judged: Judged,
     claim: Claim,
     settings: Settings,
+    progress: Progress,
 ) -> Gated:
+    blocks = [block for block, _ in fitted]
     scores = run_gated(
         instrument(surveyed.model, blocks, surveyed.executor), shut(len(blocks)), judged, claim.loss
     ).scores
@@ -195,15 +213,21 @@ def _with_path(
     # A gate that decides for a whole batch ties its samples together: they are no independent units then.
     gated = [decides_by_row(block.gate) or judged.units == len(judged.items) for block in measured]
     offer = Offer([item.astype(np.float64) for item in scores], weights, costs.saved, costs.split, costs.gate, gated)
+
+    def tried(window: Window) -> Outcome:
+        outcome = run_gated(model, window, few, claim.loss)
+        progress.to(outcome.mean / (REACH * claim.limit))
+        return outcome
+
     trial = Trial(
-        run=lambda window: run_gated(model, window, few, claim.loss),
+        run=tried,
         p_value=lambda losses: p_value(np.resize(losses, judged.units), claim.limit, claim.binary),
         floors=tuple(block.gate.floor for block in measured),
         limit=claim.limit,
     )
     speed = speed_as_shipped(surveyed, original, judged, settings)
     path = best_path(offer, trial, 1.0 - claim.confidence, partial(speed, measured))
-    return Gated(measured, tuple(fits), path, model)
+    return Gated(measured, tuple(fit for _, fit in fitted), path, model)
 
 
 def _by_row(block: Block, scores: NDArray[np.float32], losses: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -223,11 +247,20 @@ def speed_as_shipped(
         chosen = [(block, limit) for block, limit in zip(blocks, step.thresholds, strict=True) if limit > NEVER]
         frozen = tuple(without_gate(block) if limit == ALWAYS else block for block, limit in chosen)
         window = LevelWindow((tuple(limit for _, limit in chosen),), tuple(block.gate.floor for block in frozen), 0)
-        model = run_passes(surveyed.model, [InjectGates(frozen, window)])
-        built = open_session(model.SerializeToString(), provider=settings.provider, threads=settings.threads)
-        return compare(original, built, judged.items).speedup.median
+        model = run_passes(surveyed.model, [InjectGates(frozen, window)]).SerializeToString()
+
+        def timed() -> float:
+            built = open_session(model, provider=settings.provider, threads=settings.threads)
+            return compare(original, built, judged.items).speedup.median
+
+        return settings.cache.recall("speed", (model, judged.key, *_as_deployed(settings)), timed)
 
     return speed_of
+
+
+def _as_deployed(settings: Settings) -> tuple[str, int, int, str, int]:
+    """What times depend on beside models and data."""
+    return settings.provider, settings.threads, settings.batch_size, settings.granularity, settings.seed
 
 
 def without_gate(block: Block) -> Block:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from skipc.compiler.cache import Cache
 from skipc.compiler.data import Batch, input_specs
 from skipc.compiler.directions import directions, is_squared
 from skipc.compiler.loss import Loss
@@ -118,6 +119,13 @@ def measure_gradients(
         random = np.random.default_rng([settings.seed, place[item]])
         return directions(loss, original.run(item.feeds, [output])[output], item.valid, DIRECTIONS, random)
 
+    regions = surveyed.survey.regions
+    parts = (surveyed.model, regions, chosen, output, loss.name, settings.seed)
+    found = settings.cache if loss.is_known else Cache()
+    return found.recall("gradients", parts, lambda: _measured(surveyed, chosen, output, loss, seeds))
+
+
+def _measured(surveyed: Surveyed, chosen: Sequence[Batch], output: str, loss: Loss, seeds: Seeds) -> Gradients:
     regions = surveyed.survey.regions
     masked = run_passes(surveyed.model, [MaskRegions(regions)])
     products, deviation, reason = _products(masked, output, len(regions), chosen, seeds)

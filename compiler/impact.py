@@ -9,10 +9,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from skipc.compiler.cache import digest
 from skipc.compiler.data import Batch
 from skipc.compiler.executors import Executor, Local
 from skipc.compiler.latency import Run, interleaved
 from skipc.compiler.loss import Loss
+from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Instrumented, Judged, Window, opened, run_gated, shut
 from skipc.compiler.settings import Settings
 from skipc.passes.base import run_passes
@@ -27,13 +29,16 @@ from skipc.runtime.session import Session, open_session
 
 def instrument(model: onnx.ModelProto, blocks: Sequence[Block], executor: Executor) -> Instrumented:
     """The instrumented model: every block behind its `If`, thresholds as an input, decisions and scores as outputs."""
-    return Instrumented(executor.open(_instrumented(model, blocks)), tuple(blocks))
+    data = _instrumented(model, blocks)
+    return Instrumented(executor.open(data), tuple(blocks), digest(data), executor.cache)
 
 
 def instrument_for(model: onnx.ModelProto, blocks: Sequence[Block], settings: Settings) -> Instrumented:
     """The instrumented model, opened here as the deployed one will be, for timing."""
-    session = open_session(_instrumented(model, blocks), provider=settings.provider, threads=settings.threads)
-    return Instrumented(session, tuple(blocks))
+    data = _instrumented(model, blocks)
+    session = open_session(data, provider=settings.provider, threads=settings.threads)
+    key = digest(data, settings.provider, settings.threads)
+    return Instrumented(session, tuple(blocks), key, settings.cache)
 
 
 def _instrumented(model: onnx.ModelProto, blocks: Sequence[Block]) -> bytes:
@@ -58,9 +63,12 @@ def ungated(region: Region, bypass: Bypass, granularity: str = "batch", mask: st
     return Block(region, bypass, Gate(pooling, nothing, 0.0, floor=-np.inf, granularity=granularity, mask=mask))
 
 
-def ablate(model: Instrumented, judged: Judged, loss: Loss) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def ablate(
+    model: Instrumented, judged: Judged, loss: Loss, progress: Progress = SILENT
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Losses of bypassing each block alone, for every input, and the same by the smooth proxy: [gates, units] each."""
-    each = [run_gated(model, opened(model.gates, [gate]), judged, loss) for gate in range(model.gates)]
+    gates = progress.each(range(model.gates))
+    each = [run_gated(model, opened(model.gates, [gate]), judged, loss) for gate, _ in gates]
     return np.stack([outcome.losses for outcome in each]), np.stack([outcome.smooth for outcome in each])
 
 
@@ -107,6 +115,17 @@ def measure_costs(
         halves: for gates that decide row by row, a threshold that about half of the rows stay below.
         budget_ms: that timing may take, where a handful of rounds fits into it.
     """
+    parts = (model.key, items, halves, budget_ms)
+    return model.cache.recall("costs", parts, lambda: _costs(original, model, items, halves, budget_ms))
+
+
+def _costs(
+    original: Session,
+    model: Instrumented,
+    items: Sequence[Batch],
+    halves: Mapping[int, float] | None,
+    budget_ms: float,
+) -> Costs:
     gates, halves = model.gates, halves or {}
     windows = [shut(gates), *(opened(gates, [gate]) for gate in range(gates))]
     windows += [_half_open(gates, gate, threshold) for gate, threshold in halves.items()]
@@ -139,6 +158,13 @@ def times_open(
     original: Session, models: Sequence[Instrumented], items: Sequence[Batch], budget_ms: float
 ) -> OpenTimes:
     """Time the original beside models with one gate each, shut and open."""
+    parts = ([model.key for model in models], items, budget_ms)
+    return models[0].cache.recall("open-times", parts, lambda: _times_open(original, models, items, budget_ms))
+
+
+def _times_open(
+    original: Session, models: Sequence[Instrumented], items: Sequence[Batch], budget_ms: float
+) -> OpenTimes:
     windows = (shut(1), opened(1, [0]))
     runs = [_run(original, items, None)]
     runs += [_run(model.session, items, window) for window in windows for model in models]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,8 @@ Clock = Callable[[], float]
 """Seconds, rising."""
 
 Run = Callable[[], object]
+
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def interleaved(
@@ -72,3 +76,11 @@ def speedup_of(slow_ms: NDArray[np.float64], fast_ms: NDArray[np.float64], *, se
     draws = np.random.default_rng(seed).integers(0, len(ratios), (1000, len(ratios)))
     low, high = np.quantile(np.median(ratios[draws], axis=1), [0.025, 0.975])
     return Speedup(float(np.median(ratios)), float(low), float(high))
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells."""
+    if not CPU_INFO.exists():
+        return platform.processor() or platform.machine()
+    lines = CPU_INFO.read_text(encoding="utf-8").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

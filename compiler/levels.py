@@ -10,6 +10,7 @@ from skipc.compiler.certify import Claim, certify
 from skipc.compiler.gating import Gated
 from skipc.compiler.loss import Losses
 from skipc.compiler.planner import Step, levels_of, window_of
+from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Judged, run_gated
 from skipc.compiler.splits import Splits
 from skipc.runtime.errors import PromiseError
@@ -32,19 +33,24 @@ class Levels:
     certificate: Certificate
 
 
-def certified_levels(gated: Gated, splits: Splits, claim: Claim) -> Levels:
+def certified_levels(gated: Gated, splits: Splits, claim: Claim, progress: Progress = SILENT) -> Levels:
     """Walk the path on *calibrate* and settle which configurations the file keeps and which one is in force.
 
     All that passed are certified together. In force is the boldest whose mean loss on *test* keeps to the limit too,
     since nobody wants a file that its own test speaks against. The mean on *test* is flattered by that choice, if only
     where the boldest was passed over.
     """
+    floors = [block.gate.floor for block in gated.blocks]
 
     def losses(step: Step, data: Sequence[Judged]) -> list[Losses]:
-        window = window_of(step.thresholds, [block.gate.floor for block in gated.blocks])
+        window = window_of(step.thresholds, floors)
         return [run_gated(gated.model, window, judged, claim.loss).losses for judged in data]
 
-    certificates = certify([partial(losses, step, splits.calibrate) for step in gated.path], claim)
+    def calibrated(position: int) -> list[Losses]:
+        progress.to(position / len(gated.path))
+        return losses(gated.path[position], splits.calibrate)
+
+    certificates = certify([partial(calibrated, position) for position in range(len(gated.path))], claim)
     if not certificates:
         hint = "allow more with --risk, or give more data"
         what = f"not even the gentlest configuration holds a mean loss of {claim.limit:g}"

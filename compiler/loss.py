@@ -38,6 +38,11 @@ class Loss:
     needs_labels: bool = False
     proxy: Compare | None = None
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it is one of skipc's own, which its name stands for; a user's function may change behind its name."""
+        return self.name in NAMES
+
     def of(
         self, reference: Array, candidate: Array, labels: NDArray[np.int64] | None, valid: NDArray[np.bool_] | None
     ) -> Losses:

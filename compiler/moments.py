@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from skipc.compiler.data import Batch
+from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import in_parallel
 from skipc.passes.expose import with_outputs
 from skipc.runtime.plan import Array, Region
@@ -134,21 +135,24 @@ def _distances(entry: Array, leaving: Array) -> tuple[float, float]:
     return float(change.sum()), float((1.0 - cosine).sum())
 
 
-def observe(model: onnx.ModelProto, regions: Sequence[Region], items: Sequence[Batch]) -> dict[str, Observed]:
+def observe(
+    model: onnx.ModelProto, regions: Sequence[Region], items: Sequence[Batch], progress: Progress = SILENT
+) -> dict[str, Observed]:
     """Run the original once over batches and sum up what its regions do, by region name.
 
     Args:
         model: normalised original.
         regions: to watch; they may overlap.
         items: batches without padding (batch size 1 sees to that).
+        progress: told of every chunk.
     """
     values = frozenset(name for region in regions for name in _values(region))
     session = open_session(with_outputs(model, sorted(values)).SerializeToString())
     watched = tuple(name for name in session.outputs if name in values)
     sums = [_Sums(region) for region in regions]
-    for start in range(0, len(items), CHUNK):
+    for start, own in progress.each(range(0, len(items), CHUNK)):
         chunk = in_parallel(
-            lambda item: {**item.feeds, **session.run(item.feeds, watched)}, items[start : start + CHUNK]
+            lambda item: {**item.feeds, **session.run(item.feeds, watched)}, items[start : start + CHUNK], progress=own
         )
         for each in sums:
             each.add(chunk, start // CHUNK % 2)

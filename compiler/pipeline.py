@@ -5,13 +5,15 @@ survey → judge → observe → candidates → gates and path → certificate �
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import onnx
 from threadpoolctl import threadpool_limits
 
 from skipc.compiler.build import build
+from skipc.compiler.cache import Cache
 from skipc.compiler.candidates import Candidates, measure_candidates, study
 from skipc.compiler.console import Console
 from skipc.compiler.data import Dataset
@@ -26,6 +28,7 @@ from skipc.compiler.planner import NEVER, Step
 from skipc.compiler.planning import bare_plan, full_plan
 from skipc.compiler.portrait import Portrait, Subject, take_portrait
 from skipc.compiler.probe import probe_feeds
+from skipc.compiler.progress import Progress
 from skipc.compiler.promises import Measured, exposed, measure_promises, require_promises, static_alternative
 from skipc.compiler.reference import with_references
 from skipc.compiler.second_look import with_second_look
@@ -83,34 +86,39 @@ def compile_model(source: Source, data: Sequence[Dataset], settings: Settings, c
         PromiseError: there is too little data for the risk, or nothing could be gained at it.
     """
     # Many small products: with threads of its own the BLAS waits more than it works, by far where cores are shared.
-    with threadpool_limits(1), executor_for(settings.workers, settings.dask) as executor:
+    with threadpool_limits(1), executor_for(settings.workers, settings.dask, settings.cache) as executor:
         return _compile_model(source, data, settings, console, executor)
 
 
 def _compile_model(
     source: Source, data: Sequence[Dataset], settings: Settings, console: Console, executor: Executor
 ) -> Compiled:
+    cache = settings.cache
     with console.stage("finding regions"):
         surveyed = replace(survey_model(source, data[0], settings.exclude), executor=executor)
     _require_regions(surveyed)
     original = open_session(surveyed.model.SerializeToString(), provider=settings.provider, threads=settings.threads)
-    with console.stage("running the original on the data"):
-        splits, claim = split_and_judge(surveyed, original, data, settings)
-    with console.stage("observing activations"):
-        studied = study(surveyed, splits.single_fit, settings)
-    with console.stage("differentiating"):
-        gradients = measure_gradients(surveyed, original, splits.single_fit, claim.output, claim.loss, settings)
-    with console.stage("measuring the impact and cost of every region"):
-        candidates = measure_candidates(surveyed, original, studied, gradients, splits.fit, claim.loss, settings)
+    with console.stage("running the original on the data") as progress:
+        splits, claim = split_and_judge(surveyed, original, data, settings, progress)
+    single = splits.single_fit
+    with _measuring(console, "observing activations", cache) as progress:
+        parts = (surveyed.model, surveyed.survey.regions, single, settings.bypass, settings.seed)
+        studied = cache.recall("studied", parts, lambda: study(surveyed, single, settings, progress))
+    with _measuring(console, "differentiating", cache):
+        gradients = measure_gradients(surveyed, original, single, claim.output, claim.loss, settings)
+    with _measuring(console, "measuring the impact and cost of every region", cache) as progress:
+        candidates = measure_candidates(
+            surveyed, original, studied, gradients, splits.fit, claim.loss, settings, progress
+        )
     _require_candidates(candidates)
-    with console.stage("fitting gates and laying the path"):
+    with _measuring(console, "fitting gates and laying the path", cache) as progress:
         mask = padding_input(surveyed, splits, settings)
-        evidence = Evidence(studied.activations, splits.fit, splits.single_fit, splits.joined_fit, mask)
-        gated = gate_options(surveyed, original, candidates.chosen, evidence, claim, settings)
+        evidence = Evidence(studied.activations, splits.fit, single, splits.joined_fit, mask)
+        gated = gate_options(surveyed, original, candidates.chosen, evidence, claim, settings, progress)
         gated = with_second_look(surveyed, original, evidence, gated, claim, settings)
-    with console.stage("certifying"):
-        levels = certified_levels(gated, splits, claim)
-    with console.stage("building and verifying"):
+    with _measuring(console, "certifying", cache) as progress:
+        levels = certified_levels(gated, splits, claim, progress)
+    with _measuring(console, "building and verifying", cache):
         found = len(surveyed.survey.blocks)
         plan = full_plan(source, data, gated, levels, splits, claim, settings, found)
         plan = with_references(plan, surveyed, splits.fit, splits.calibrate)
@@ -118,19 +126,32 @@ def _compile_model(
         static = static_alternative(surveyed, candidates, splits, claim)
         measured = measure_promises(surveyed, original, model, plan, static, data, splits, claim)
     require_promises(measured)
-    with console.stage("estimating behaviour under shift"):
+    with _measuring(console, "estimating behaviour under shift", cache):
         # With several data sets each of them is certified, which says more.
         lone = candidates.chosen if len(data) == 1 else ()
         shift = estimate_shift(surveyed, original, lone, evidence, claim, settings.seed)
     portrait = None
     if settings.portrait:
-        with console.stage("comparing with opponents"):
+        with _measuring(console, "comparing with opponents", cache):
             subject = Subject(original, model, exposed(model, plan), plan, candidates.chosen, static)
             portrait = take_portrait(surveyed, subject, splits.fit, splits.calibrate, splits.test, claim)
     fits = {block.region.name: fit for block, fit in zip(gated.blocks, gated.fits, strict=True)}
     return Compiled(
         model, plan, surveyed, claim.loss, candidates, gated.path, fits, static, measured, shift, gated, portrait
     )
+
+
+@contextmanager
+def _measuring(console: Console, title: str, cache: Cache) -> Iterator[Progress]:
+    """A stage that says how many of its measurements were found in the cache."""
+    taken, made = cache.taken, cache.made
+
+    def note() -> str:
+        found, all_of_them = cache.taken - taken, cache.taken - taken + cache.made - made
+        return f"{found} of {all_of_them} measurements from the cache" if found else ""
+
+    with console.stage(title, note) as progress:
+        yield progress
 
 
 def compile_without_data(source: Source, settings: Settings, console: Console) -> Compiled:

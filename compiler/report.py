@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from skipc.compiler.bench import Bench
-from skipc.compiler.latency import Speedup
+from skipc.compiler.latency import Speedup, processor
 from skipc.compiler.pipeline import Compiled
 from skipc.compiler.promises import Measured
 from skipc.compiler.report_measures import measures_json, measures_text, rounded, shift_json, shift_text
@@ -18,7 +17,6 @@ from skipc.passes.regions import Survey
 from skipc.runtime.plan import Certificate, Plan
 
 SCHEMA = 1
-CPU_INFO = Path("/proc/cpuinfo")
 
 Json = dict[str, Any]
 
@@ -200,14 +198,6 @@ def environment_json(plan: Plan) -> Json:
         "provider": plan.provider,
         "threads": plan.threads,
     }
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells."""
-    if not CPU_INFO.exists():
-        return platform.processor() or platform.machine()
-    lines = CPU_INFO.read_text(encoding="utf-8").splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def _plain(value: Any) -> Any:

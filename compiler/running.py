@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skipc.compiler.cache import Cache, digest
 from skipc.compiler.data import Batch, Dataset, InputSpec, batches
 from skipc.compiler.loss import Loss, Losses
+from skipc.compiler.progress import SILENT, Progress
 from skipc.passes.gate import decides_by_row, is_by_token
 from skipc.runtime import names
 from skipc.runtime.errors import InputError
@@ -30,16 +33,23 @@ def workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_parallel(function: Callable[[Batch], Result], items: Sequence[Batch], at_once: int = 0) -> list[Result]:
+def in_parallel(
+    function: Callable[[Batch], Result], items: Sequence[Batch], at_once: int = 0, progress: Progress = SILENT
+) -> list[Result]:
     """Map over batches, in order, on all cores; ONNX Runtime works outside Python's lock.
 
     Args:
         function: runs a batch.
         items: the batches.
         at_once: `Session.parallel` of what runs them.
+        progress: told of every batch.
     """
     with ThreadPoolExecutor(at_once or workers()) as pool:
-        return list(pool.map(function, items))
+        found = []
+        for result in pool.map(function, items):
+            found.append(result)
+            progress.to(len(found) / len(items))
+        return found
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,11 @@ class Judged:
         """Number of independent units: batches that are decided on as one, or samples."""
         return len(self.items) if self.by_batch else self.samples
 
+    @cached_property
+    def key(self) -> str:
+        """Digest of all of it."""
+        return digest(self.items, self.references, self.labels, self.output, self.by_batch)
+
     def first(self, units: int) -> Judged:
         """The first batches only, with at least so many units."""
         sizes = np.cumsum([1 if self.by_batch else len(item.indices) for item in self.items])
@@ -98,6 +113,7 @@ def judge(
     output: str,
     *,
     by_batch: bool = False,
+    progress: Progress = SILENT,
 ) -> Judged:
     """Run the original over a data set.
 
@@ -105,7 +121,7 @@ def judge(
         InputError: the original's output holds NaN or infinity, or has no batch axis, so that nothing can be judged.
     """
     items = batches(data, batch_size, inputs)
-    references = in_parallel(lambda item: original.run(item.feeds, [output])[output], items)
+    references = in_parallel(lambda item: original.run(item.feeds, [output])[output], items, progress=progress)
     for item, reference in zip(items, references, strict=True):
         if not np.isfinite(reference).all():
             hint = "leave the sample out, or mend the model"
@@ -122,10 +138,14 @@ class Instrumented:
     Attributes:
         session: the model.
         blocks: in the order of its gates.
+        key: digest of the model and of how it was opened.
+        cache: of what was measured on it.
     """
 
     session: Session
     blocks: tuple[Block, ...]
+    key: str
+    cache: Cache = field(default_factory=Cache)
 
     @property
     def gates(self) -> int:
@@ -165,6 +185,13 @@ def run_gated(model: Instrumented, window: Window, judged: Judged, loss: Loss) -
         judged: the data.
         loss: what to measure.
     """
+    if not loss.is_known:
+        return _run_gated(model, window, judged, loss)
+    parts = (model.key, window, judged.key, loss.name)
+    return model.cache.recall("losses", parts, lambda: _run_gated(model, window, judged, loss))
+
+
+def _run_gated(model: Instrumented, window: Window, judged: Judged, loss: Loss) -> Outcome:
     tokens = [names.score(block.region.name) for block in model.blocks if is_by_token(block.gate)]
     wanted = [judged.output, names.DECISIONS, names.SCORES, *tokens]
     session = model.session

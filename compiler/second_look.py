@@ -103,7 +103,11 @@ def _looks(surveyed: Surveyed, evidence: Evidence, claim: Claim) -> list[Look]:
         return []
     axes = channel_axes(surveyed.survey.blocks)
     wanted = {region.entry: poolings(surveyed.types[region.entry], axes[region.entry]) for region in regions}
-    pooled, scores = observe_pooled(surveyed.model, wanted, regions[0].exit, evidence.single)
+    pooled, scores = surveyed.executor.cache.recall(
+        "pooled",
+        (surveyed.model, wanted, regions[0].exit, evidence.single),
+        lambda: observe_pooled(surveyed.model, wanted, regions[0].exit, evidence.single),
+    )
     return [
         max(
             (

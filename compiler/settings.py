@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from skipc.compiler.cache import Cache
 from skipc.passes.surrogate import KINDS
 
 BYPASSES = ("auto", *KINDS)
@@ -37,6 +38,7 @@ class Settings:
         workers: processes that measure losses; 0 for threads of this one.
         portrait: measure what only the report shows: opponents, the quality of gates, prices.
         dask: address of a Dask scheduler whose workers measure losses; empty for none.
+        cache: measurements that are kept.
     """
 
     loss: str = "auto"
@@ -59,3 +61,4 @@ class Settings:
     workers: int = 0
     portrait: bool = True
     dask: str = ""
+    cache: Cache = field(default_factory=Cache)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from skipc.compiler.certify import Claim, require_enough
 from skipc.compiler.data import Batch, Dataset, batches, padding_mask, split
 from skipc.compiler.loss import resolve_loss
+from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Judged, judge
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
@@ -37,7 +38,7 @@ class Splits:
 
 
 def split_and_judge(
-    surveyed: Surveyed, original: Session, data: Sequence[Dataset], settings: Settings
+    surveyed: Surveyed, original: Session, data: Sequence[Dataset], settings: Settings, progress: Progress = SILENT
 ) -> tuple[Splits, Claim]:
     """Split the data, run the original over them, and settle what is to be certified.
 
@@ -49,7 +50,11 @@ def split_and_judge(
     parts = [_parts(dataset, settings.seed) for dataset in data]
     size, by_batch = settings.batch_size, settings.granularity == "batch"
     judged = [
-        [judge(original, part, surveyed.inputs, size, output, by_batch=by_batch) for part in row] for row in parts
+        [
+            judge(original, part, surveyed.inputs, size, output, by_batch=by_batch, progress=own)
+            for part, own in whole.each(row)
+        ]
+        for row, whole in progress.each(parts)
     ]
     labels = data[0].labels
     loss = resolve_loss(settings.loss, judged[0][0].references[0], labels)

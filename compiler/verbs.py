@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from skipc.compiler.bench import compare, run_shares, time_share_skipped
 from skipc.compiler.build import build, require_same_model, serialized
+from skipc.compiler.cache import Cache, default_folder
 from skipc.compiler.console import Console
 from skipc.compiler.data import Dataset, batches, input_specs, load_dataset
 from skipc.compiler.emit import check_writable, write_all
@@ -42,11 +44,20 @@ Result = tuple[Json, str]
 
 
 def compile_verb(
-    console: Console, *, model: Path, out: Path | None, data: Sequence[str], plan: Path | None, **options: Any
+    console: Console,
+    *,
+    model: Path,
+    out: Path | None,
+    data: Sequence[str],
+    plan: Path | None,
+    cache: Path | None,
+    no_cache: bool,
+    **options: Any,
 ) -> Result:
     """``skipc compile``."""
     start = time.perf_counter()
-    settings = Settings(**{**options, "exclude": tuple(options["exclude"])})
+    kept = None if no_cache and cache is None else cache or default_folder(os.environ, Path.home())
+    settings = Settings(**{**options, "exclude": tuple(options["exclude"]), "cache": Cache(kept)})
     files = _output_files(model, out)
     source = load_model(model)
     if plan is not None:

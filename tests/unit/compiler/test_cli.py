@@ -79,6 +79,8 @@ def test_every_setting_is_an_option_with_the_same_default() -> None:
     defaults = {item.name: item.default for item in command.params if isinstance(item, click.Option)}
     for name, expected in Settings().__dict__.items():
         assert name in defaults
+        if name == "cache":  # the option names a folder, the setting is what is in it
+            continue
         # An option that may be repeated, or that has no value, starts out empty in click's own way.
         if expected not in ((), None, False):
             assert defaults[name] == expected

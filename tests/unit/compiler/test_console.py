@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+import skipc.compiler.console as console_module
 from skipc.compiler.console import NORMAL, QUIET, VERBOSE, Console
 from skipc.runtime.errors import InputError
 
@@ -63,6 +66,25 @@ def test_a_terminal_sees_a_stage_begin_and_end() -> None:
         assert stream.getvalue() == "… working"
     assert stream.getvalue().startswith("… working\r")
     assert stream.getvalue().endswith("working (0.0 s)\n")
+
+
+def test_a_terminal_sees_how_far_a_stage_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(console_module, "REFRESH_S", 0.0)
+    stream = Terminal()
+    with Console(NORMAL, stream).stage("working", lambda: "noted") as progress:
+        replace(progress, start=progress.start - 60.0).to(0.25)
+    shown, done = stream.getvalue().split("\r")[1:]
+    assert re.fullmatch(r"… working \[#{5}\.{15}\]  25%, 3:0[01] left", shown)
+    assert done.rstrip() == "✓ working (0.0 s, noted)"
+    assert len(done.rstrip("\n")) == len(shown), "what was longer must be written over"
+
+
+def test_where_nobody_watches_no_bar_is_drawn() -> None:
+    stream = io.StringIO()
+    with Console(NORMAL, stream).stage("working") as progress:
+        progress.to(0.5)
+    assert stream.getvalue() == "- working (0.0 s)\n"
 
 
 def test_colours_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
