@@ -14,6 +14,11 @@ from skipc.runtime.plan import Plan
 from skipc.runtime.session import Session
 
 BUDGET_MS = 6000.0
+"""For a figure that is reported."""
+
+CHOICE_MS = 3000.0
+"""For choosing between two ways, or for what stands beside a figure."""
+
 LEAST_ROUNDS, MOST_ROUNDS = 30, 150
 BATCHES_A_ROUND = 8
 
@@ -33,16 +38,18 @@ class Bench:
     compiled_ms: float
 
 
-def compare(original: Session, compiled: Session, items: Sequence[Batch], *, rounds: int = 0) -> Bench:
+def compare(
+    original: Session, compiled: Session, items: Sequence[Batch], *, rounds: int = 0, budget_ms: float = BUDGET_MS
+) -> Bench:
     """Time both models on the same batches.
 
     Each round runs a handful of batches, drawn anew, through both models; a round's ratio is of their summed times, so
-    that large inputs weigh as much as they cost. Zero rounds stands for as many as fit into a few seconds.
+    that large inputs weigh as much as they cost. Zero rounds stands for as many as fit into the budget.
     """
     once = 2 * sum(_pairs(original, compiled, items[:1], 0, warm_up=True))
-    size = int(np.clip(BUDGET_MS / LEAST_ROUNDS / max(once, 1e-3), 1, BATCHES_A_ROUND))
+    size = int(np.clip(budget_ms / LEAST_ROUNDS / max(once, 1e-3), 1, BATCHES_A_ROUND))
     if rounds == 0:
-        rounds = int(np.clip(BUDGET_MS / max(once * size, 1e-3), LEAST_ROUNDS, MOST_ROUNDS))
+        rounds = int(np.clip(budget_ms / max(once * size, 1e-3), LEAST_ROUNDS, MOST_ROUNDS))
     slow, fast = np.zeros(rounds), np.zeros(rounds)
     order = np.random.default_rng(0).permutation(max(rounds * size, len(items))) % len(items)
     for row in range(rounds):

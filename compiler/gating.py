@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from skipc.compiler.bench import compare
+from skipc.compiler.bench import CHOICE_MS, compare
 from skipc.compiler.calibrate import p_value
 from skipc.compiler.certify import Claim
 from skipc.compiler.data import Batch
@@ -251,7 +251,7 @@ def speed_as_shipped(
 
         def timed() -> float:
             built = open_session(model, provider=settings.provider, threads=settings.threads)
-            return compare(original, built, judged.items).speedup.median
+            return compare(original, built, judged.items, budget_ms=CHOICE_MS).speedup.median
 
         return settings.cache.recall("speed", (model, judged.key, *_as_deployed(settings)), timed)
 

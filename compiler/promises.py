@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from skipc.compiler.bench import Bench, compare, run_shares, time_share_skipped
+from skipc.compiler.bench import CHOICE_MS, Bench, compare, run_shares, time_share_skipped
 from skipc.compiler.candidates import Candidates
 from skipc.compiler.certify import Claim
 from skipc.compiler.data import Dataset
@@ -74,7 +74,7 @@ def measure_promises(
     if static is not None:
         static_model = static.model(surveyed.model).SerializeToString()
         replaced = open_session(static_model, provider=plan.provider, threads=plan.threads)
-        static_bench = compare(original, replaced, items)
+        static_bench = compare(original, replaced, items, budget_ms=CHOICE_MS)
     shares = run_shares(exposed(model, plan), plan, items)
     return Measured(found, compare(original, session, items), static_bench, shares, time_share_skipped(plan, shares))
 

@@ -22,6 +22,10 @@ from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Array, Block
 from skipc.runtime.session import Session
 
+TASKS_A_THREAD = 16
+"""Into which a thread's batches are divided: handing over each small run by itself costs as much as the run."""
+
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 Measure = Callable[[Array, Array, NDArray[np.int64] | None, NDArray[np.bool_] | None], Losses]
 Window = NDArray[np.float32]
@@ -34,22 +38,25 @@ def workers() -> int:
 
 
 def in_parallel(
-    function: Callable[[Batch], Result], items: Sequence[Batch], at_once: int = 0, progress: Progress = SILENT
+    function: Callable[[Item], Result], items: Sequence[Item], at_once: int = 0, progress: Progress = SILENT
 ) -> list[Result]:
     """Map over batches, in order, on all cores; ONNX Runtime works outside Python's lock.
 
     Args:
         function: runs a batch.
-        items: the batches.
+        items: the batches, or what stands for them.
         at_once: `Session.parallel` of what runs them.
-        progress: told of every batch.
+        progress: told how far it is.
     """
-    with ThreadPoolExecutor(at_once or workers()) as pool:
-        found = []
-        for result in pool.map(function, items):
-            found.append(result)
+    threads = at_once or workers()
+    size = max(1, len(items) // (threads * TASKS_A_THREAD))
+    tasks = [items[start : start + size] for start in range(0, len(items), size)]
+    found: list[Result] = []
+    with ThreadPoolExecutor(threads) as pool:
+        for results in pool.map(lambda task: [function(item) for item in task], tasks):
+            found += results
             progress.to(len(found) / len(items))
-        return found
+    return found
 
 
 @dataclass(frozen=True)
@@ -96,9 +103,24 @@ class Judged:
 
         A sample that is several rows, since the model fixes its batch, counts as their mean.
         """
+        if self._are_rows(outputs):
+            labels = [label for label in self.labels if label is not None]
+            joined = np.concatenate(labels) if labels else None
+            return measure(np.concatenate(self.references), np.concatenate(outputs), joined, None)
         rows = zip(self.items, self.references, self.labels, outputs, strict=True)
         return np.concatenate(
             [self._units(measure(ref, out, label, item.valid), item) for item, ref, label, out in rows]
+        )
+
+    def _are_rows(self, outputs: Sequence[Array]) -> bool:
+        """Whether every output is one row of features for each sample, so that all are measured at once."""
+        pairs = zip(self.items, self.references, outputs, strict=True)
+        width = self.references[0].shape[1:]
+        return not self.by_batch and all(
+            reference.ndim == 2
+            and len(reference) == len(item.indices)
+            and reference.shape[1:] == width == out.shape[1:]
+            for item, reference, out in pairs
         )
 
     def _units(self, losses: Losses, item: Batch) -> Losses:

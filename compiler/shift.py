@@ -9,7 +9,6 @@ data, so that nothing has to be compiled anew; how much of the loss under shift 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +22,7 @@ from skipc.compiler.gating import Evidence
 from skipc.compiler.impact import ablate, instrument, ungated
 from skipc.compiler.loss import Loss
 from skipc.compiler.options import Option
-from skipc.compiler.running import Judged, in_parallel, opened, workers
+from skipc.compiler.running import Judged, in_parallel, opened
 from skipc.compiler.survey import Surveyed
 from skipc.runtime import names
 from skipc.runtime.session import Session
@@ -167,9 +166,8 @@ def runner(session: Session, judged: Judged, loss: Loss) -> Run:
     def run(units: NDArray[np.int64], patterns: Pattern) -> NDArray[np.float64]:
         keys = [(int(unit), pattern.tobytes()) for unit, pattern in zip(units, patterns, strict=True)]
         new = [i for i, key in enumerate(keys) if key not in remembered]
-        with ThreadPoolExecutor(session.parallel or workers()) as pool:
-            found = pool.map(lambda i: lost(keys[i][0], patterns[i]), new)
-            remembered.update((keys[i], value) for i, value in zip(new, found, strict=True))
+        found = in_parallel(lambda i: lost(keys[i][0], patterns[i]), new, session.parallel)
+        remembered.update((keys[i], value) for i, value in zip(new, found, strict=True))
         return np.array([remembered[key] for key in keys])
 
     return run

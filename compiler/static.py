@@ -9,6 +9,7 @@ import onnx
 
 from skipc.compiler.build import build_static
 from skipc.compiler.certify import Claim, certify
+from skipc.compiler.gating import PATH_UNITS
 from skipc.compiler.loss import Loss, Losses
 from skipc.compiler.options import Option
 from skipc.compiler.running import Instrumented, Judged, opened, run_gated
@@ -51,7 +52,8 @@ def best_static(
         claim: the same as for the gated model.
     """
     order = sorted(range(len(options)), key=lambda i: -options[i].worth(claim.limit))
-    sets = _within_reach(session, [order[: count + 1] for count in range(len(order))], len(blocks), fit, claim)
+    few = fit.first(PATH_UNITS[claim.loss.binary])
+    sets = _within_reach(session, [order[: count + 1] for count in range(len(order))], len(blocks), few, claim)
 
     def losses(chosen: Sequence[int], judged: Judged, loss: Loss) -> Losses:
         return run_gated(session, opened(len(blocks), chosen), judged, loss).losses

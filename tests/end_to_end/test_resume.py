@@ -98,16 +98,3 @@ def test_the_plan_does_not_depend_on_the_cache(model: Path, tmp_path: Path, monk
         plans.append(model.with_name("demo.skip.plan.json").read_bytes())
     assert plans[0] == plans[1] == plans[2]
     assert set(from_cache(ran.stderr)) >= set(MEASURED)
-
-
-def test_other_data_are_measured_anew(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (bench, granularity, impact):
-        monkeypatch.setattr(module, "interleaved", untimed)
-    asked = ("compile", model, *ASKED, "--cache", tmp_path / "cache")
-    assert invoke(*asked).code == 0
-    data = model.with_name("demo.calib.npz")
-    with np.load(data) as arrays:
-        np.savez(data, **{name: arrays[name][::-1] for name in arrays})
-    ran = invoke(*asked)
-    assert ran.code == 0, ran.stderr
-    assert from_cache(ran.stderr) == {}
