@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from skipc.compiler.loss import TINY, Loss, is_distribution, log_probabilities
+from skipc.compiler.loss import Loss, is_distribution, log_probabilities
+from skipc.runtime.losses import TINY
 from skipc.runtime.plan import Array
 
 Matrix = NDArray[np.float64]

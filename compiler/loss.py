@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipc.runtime.errors import InputError
+from skipc.runtime.losses import TINY, bounded, cosine, is_broken, relative_l2, top1
 from skipc.runtime.plan import Array
 
 Losses = NDArray[np.float64]
@@ -17,7 +18,6 @@ Compare = Callable[[Array, Array, NDArray[np.int64] | None], Array]
 """(original's output, changed output, labels) → losses, with the trailing feature axis reduced."""
 
 NAMES = ("auto", "top1", "accuracy", "cosine", "relative-l2", "kl")
-TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,12 @@ class Loss:
 
 def _per_sample(losses: Array, valid: NDArray[np.bool_] | None) -> Losses:
     """Mean over all axes but the first, without padding; a loss that is no number counts as 1."""
-    wide = np.where(np.isfinite(losses), np.clip(losses, 0.0, 1.0), 1.0).astype(np.float64)
+    wide = bounded(losses)
     if wide.ndim == 1:
         return wide
     flat = wide.reshape(wide.shape[0], wide.shape[1], -1).mean(axis=2)
     weights = valid if valid is not None and valid.shape == flat.shape else np.ones_like(flat, dtype=bool)
     return np.asarray((flat * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1), dtype=np.float64)
-
-
-def top1(reference: Array, candidate: Array, _labels: NDArray[np.int64] | None) -> Array:
-    """1 where the class of highest score differs."""
-    return np.asarray((reference.argmax(axis=-1) != candidate.argmax(axis=-1)) | _is_broken(candidate))
 
 
 def margin_erosion(reference: Array, candidate: Array, _labels: NDArray[np.int64] | None) -> Array:
@@ -103,27 +98,8 @@ def accuracy(reference: Array, candidate: Array, labels: NDArray[np.int64] | Non
     """1 where the original is right and the changed model is wrong."""
     if labels is None:
         raise InputError("labels-missing", "the loss accuracy needs labels", hint="add an array named labels")
-    wrong = (candidate.argmax(axis=-1) != labels) | _is_broken(candidate)
+    wrong = (candidate.argmax(axis=-1) != labels) | is_broken(candidate)
     return np.asarray((reference.argmax(axis=-1) == labels) & wrong)
-
-
-def _is_broken(output: Array) -> NDArray[np.bool_]:
-    """Where a row holds NaN: its largest element means nothing."""
-    return np.asarray(np.isnan(output).any(axis=-1))
-
-
-def cosine(reference: Array, candidate: Array, _labels: NDArray[np.int64] | None) -> Array:
-    """Cosine distance along the last axis, capped at 1."""
-    one, two = reference.astype(np.float64), candidate.astype(np.float64)
-    norms = np.linalg.norm(one, axis=-1) * np.linalg.norm(two, axis=-1)
-    return np.asarray(1.0 - (one * two).sum(axis=-1) / np.maximum(norms, TINY))
-
-
-def relative_l2(reference: Array, candidate: Array, _labels: NDArray[np.int64] | None) -> Array:
-    """Norm of the difference over the norm of the original along the last axis, if there is one; capped at 1."""
-    one, two = (output.reshape(*output.shape, *(1,) * (output.ndim < 2)) for output in (reference, candidate))
-    one, two = one.astype(np.float64), two.astype(np.float64)
-    return np.asarray(np.linalg.norm(one - two, axis=-1) / np.maximum(np.linalg.norm(one, axis=-1), TINY))
 
 
 def kl(reference: Array, candidate: Array, _labels: NDArray[np.int64] | None) -> Array:

@@ -6,6 +6,7 @@ from models.recipe import Entry
 from models.recipes.demo import DEMO
 from models.recipes.efficientnet_lite0 import EFFICIENTNET_LITE0
 from models.recipes.fashion_mnist import FASHION_MNIST
+from models.recipes.fortunes import FORTUNES_MINILM
 from models.recipes.minilm import MINILM
 from models.recipes.photos import IMAGENET20, PHOTOS
 from models.recipes.ppocr import PPOCR
@@ -15,5 +16,5 @@ from models.recipes.vader import VADER, VADER_MINILM
 
 def entries() -> tuple[Entry, ...]:
     """Every recipe; importing this needs nothing but numpy."""
-    text = (MINILM, VADER, VADER_MINILM, SMOLLM2, SMOLLM2_CACHED)
+    text = (MINILM, VADER, VADER_MINILM, FORTUNES_MINILM, SMOLLM2, SMOLLM2_CACHED)
     return (DEMO, FASHION_MNIST, *text, EFFICIENTNET_LITE0, PHOTOS, IMAGENET20, PPOCR)

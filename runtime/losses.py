@@ -1,4 +1,4 @@
-"""Losses that need no labels, for shadow audits: the original's output against the one that was served."""
+"""Losses that need no labels: the original's output against another one, as compilations and shadow audits judge it."""
 
 from __future__ import annotations
 
@@ -16,32 +16,48 @@ Audited = Callable[[Array, Array], Floats]
 TINY = 1e-12
 
 
-def top1(full: Array, served: Array) -> Floats:
-    """1 where the class of highest score differs, or is not to be told for NaN."""
-    differs = full.argmax(axis=-1) != served.argmax(axis=-1)
-    return _by_sample(differs | np.isnan(served).any(axis=-1))
+def top1(full: Array, served: Array, _labels: object = None) -> Array:
+    """1 where the class of highest score differs, or is not to be told for NaN; reduces the last axis."""
+    return np.asarray((full.argmax(axis=-1) != served.argmax(axis=-1)) | is_broken(served))
 
 
-def cosine(full: Array, served: Array) -> Floats:
+def is_broken(output: Array) -> NDArray[np.bool_]:
+    """Where a row holds NaN: its largest element means nothing."""
+    return np.asarray(np.isnan(output).any(axis=-1))
+
+
+def cosine(full: Array, served: Array, _labels: object = None) -> Array:
     """Cosine distance along the last axis."""
     one, two = full.astype(np.float64), served.astype(np.float64)
     norms = np.linalg.norm(one, axis=-1) * np.linalg.norm(two, axis=-1)
-    return _by_sample(1.0 - (one * two).sum(axis=-1) / np.maximum(norms, TINY))
+    return np.asarray(1.0 - (one * two).sum(axis=-1) / np.maximum(norms, TINY))
 
 
-def relative_l2(full: Array, served: Array) -> Floats:
+def relative_l2(full: Array, served: Array, _labels: object = None) -> Array:
     """Norm of the difference over the norm of the output in full, along the last axis if there is one beside batch."""
-    one, two = (
-        output.astype(np.float64).reshape(*output.shape, *(1,) * (output.ndim < 2)) for output in (full, served)
-    )
-    return _by_sample(np.linalg.norm(one - two, axis=-1) / np.maximum(np.linalg.norm(one, axis=-1), TINY))
+    one, two = (output.reshape(*output.shape, *(1,) * (output.ndim < 2)) for output in (full, served))
+    one, two = one.astype(np.float64), two.astype(np.float64)
+    return np.asarray(np.linalg.norm(one - two, axis=-1) / np.maximum(np.linalg.norm(one, axis=-1), TINY))
 
 
-def _by_sample(losses: Array) -> Floats:
-    """Capped at 1, what is no number counting as 1, averaged over all axes but the first."""
-    wide = np.where(np.isfinite(losses), np.clip(losses, 0.0, 1.0), 1.0).astype(np.float64)
-    return np.asarray(wide.reshape(len(wide), -1).mean(axis=1))
+def bounded(losses: Array) -> Floats:
+    """Capped to [0, 1]; what is no number counts as 1."""
+    return np.where(np.isfinite(losses), np.clip(losses, 0.0, 1.0), 1.0).astype(np.float64)
 
 
-LOSSES: Mapping[str, Audited] = {"top1": top1, "cosine": cosine, "relative-l2": relative_l2}
+def _audited(compare: Callable[[Array, Array], Array]) -> Audited:
+    """The mean over all axes but the first."""
+
+    def losses(full: Array, served: Array) -> Floats:
+        found = bounded(compare(full, served))
+        return np.asarray(found.reshape(len(found), -1).mean(axis=1))
+
+    return losses
+
+
+LOSSES: Mapping[str, Audited] = {
+    "top1": _audited(top1),
+    "cosine": _audited(cosine),
+    "relative-l2": _audited(relative_l2),
+}
 """By the name that certificates use."""

@@ -14,9 +14,10 @@ import pytest
 from skipc.compiler.data import Batch
 from skipc.compiler.executors import KEPT, Cluster, Executor, Local, Processes, executor_for, run_here
 from skipc.compiler.impact import ablate, instrument, ungated
-from skipc.compiler.loss import Loss, relative_l2
+from skipc.compiler.loss import Loss
 from skipc.compiler.running import Judged, in_parallel
 from skipc.runtime.errors import InputError
+from skipc.runtime.losses import relative_l2
 from skipc.runtime.plan import Array, Bypass
 from skipc.runtime.session import open_session
 from tests.gated import surveyed

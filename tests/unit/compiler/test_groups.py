@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from skipc.compiler.certify import Claim, require_enough
 from skipc.compiler.data import Dataset
 from skipc.compiler.groups import grouped
-from skipc.compiler.loss import Loss, top1
+from skipc.compiler.loss import Loss
 from skipc.runtime.errors import InputError, PromiseError
+from skipc.runtime.losses import top1
 
 
 def dataset(labels: NDArray[np.int64] | None, name: str = "data") -> Dataset:

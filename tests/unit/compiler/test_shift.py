@@ -13,7 +13,7 @@ from skipc.compiler.data import Batch, input_specs
 from skipc.compiler.executors import Local
 from skipc.compiler.gating import Evidence
 from skipc.compiler.impact import instrument, ungated
-from skipc.compiler.loss import Loss, relative_l2
+from skipc.compiler.loss import Loss
 from skipc.compiler.moments import observe
 from skipc.compiler.options import Option
 from skipc.compiler.running import Judged, opened, run_gated
@@ -28,6 +28,7 @@ from skipc.compiler.shift import (
     sample_means,
 )
 from skipc.compiler.survey import Surveyed
+from skipc.runtime.losses import relative_l2
 from skipc.runtime.plan import Bypass
 from skipc.runtime.session import open_session
 from tests.gated import surveyed

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from models.errors import ConversionError
+from models.recipes import fortunes
 from models.recipes.vader import CALIBRATION, SMALL_CALIBRATION, TEST, parse, read
 from models.text import tokenize
 
@@ -58,3 +59,8 @@ def test_splits() -> None:
     assert len(rows[TEST]) == 2500
     assert not set(rows[CALIBRATION]) & set(rows[TEST])
     assert set(rows[SMALL_CALIBRATION]) < set(rows[CALIBRATION])
+
+
+def test_a_fortune_file_is_parted_into_quotations() -> None:
+    text = "%\nWer zuletzt lacht,\n   lacht am besten.\n\t\t-- Sprichwort\n%\n%\n100% sicher.\n%\n"
+    assert list(fortunes.parse(text)) == ["Wer zuletzt lacht, lacht am besten.", "100% sicher."]

@@ -57,10 +57,16 @@ def test_what_a_gate_reads_survives() -> None:
     assert [item.gate.reading for item in back.blocks] == [reading, None]
 
 
-def test_a_plan_from_before_readings_is_read() -> None:
+def test_a_gate_that_reads_its_own_entry_is_written_as_before_there_were_readings() -> None:
+    text = plan().to_json(arrays=True)
+    assert all("reading" not in block["gate"] for block in json.loads(text)["blocks"])
+    assert [item.gate.reading for item in plan_from_json(text, where="").blocks] == [None, None]
+
+
+def test_a_plan_that_says_that_nothing_else_is_read_is_read() -> None:
     raw = json.loads(plan().to_json(arrays=True))
     for block in raw["blocks"]:
-        del block["gate"]["reading"]
+        block["gate"]["reading"] = None
     assert plan_from_json(json.dumps(raw), where="").to_json(arrays=True) == plan().to_json(arrays=True)
 
 
