@@ -80,6 +80,7 @@ class _Run:
         folder = REPOSITORY / "build" / "benchmarks" / "quick" if options.quick else REPOSITORY / "build" / "benchmarks"
         whole = options.provider == "cuda" and not options.quick
         self._out: Path = options.out or (REPOSITORY / "benchmarks" / "results" if whole else folder) / f"{kind}.json"
+        self._work = folder / "cuda"
         self._sizes = SMALL if options.quick else SIZES
         self._batches: tuple[int, ...] = tuple(options.batches or (QUICK_BATCHES if options.quick else BATCHES))
         self._seconds: float = options.seconds or (QUICK_SECONDS if options.quick else SECONDS)
@@ -88,7 +89,8 @@ class _Run:
 
     def measure(self) -> bool:
         """Measure what is not in the file yet; whether all could be measured and all answers were right."""
-        opened_on(Subject.of("chain", SMALL["chain"], "float32").model, self._options.provider, 1)
+        smallest = Subject.of("chain", SMALL["chain"], "float32", self._work / "smallest")
+        opened_on(smallest, smallest.model, self._options.provider, 1)
         for name in self._options.networks:
             for dtype in self._options.dtypes:
                 left = [size for size in self._batches if _key(name, dtype, size) not in self._found["cases"]]
@@ -133,7 +135,7 @@ class _Run:
         """A network, made once for both of its uses; of other networks nothing is kept."""
         self._subjects = {key: item for key, item in self._subjects.items() if key[0] == name}
         if (name, dtype) not in self._subjects:
-            self._subjects[name, dtype] = Subject.of(name, self._sizes[name], dtype)
+            self._subjects[name, dtype] = Subject.of(name, self._sizes[name], dtype, self._work / f"{name}-{dtype}")
         return self._subjects[name, dtype]
 
     def _begun(self) -> Json:

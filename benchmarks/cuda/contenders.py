@@ -12,7 +12,7 @@ from benchmarks.cuda.subject import EVERYTHING, NOTHING, QUARTERS, Subject
 from benchmarks.failure import BenchmarkError
 from skipc.runtime.binding import Bound, bind
 from skipc.runtime.plan import Block
-from skipc.runtime.session import PROVIDERS, Session, open_session
+from skipc.runtime.session import PROVIDERS, Session
 
 ORIGINAL, GRAPH, HALF, STATIC = "original", "original, CUDA graph", "original, float16", "static bypasses"
 OPPONENTS = (ORIGINAL, GRAPH, HALF, STATIC)
@@ -88,11 +88,11 @@ class Field:
         """
 
         def opened(model: onnx.ModelProto) -> Session:
-            return opened_on(model, provider, threads)
+            return opened_on(subject, model, provider, threads)
 
         plain = {ORIGINAL: opened(subject.model), STATIC: opened(subject.static())}
         if half is not None:
-            plain[HALF] = opened(half.model)
+            plain[HALF] = opened_on(half, half.model, provider, threads)
         blocks = [(*kind, subject.gated(*kind, provider)) for kind in kinds]
         gated = tuple(Gated(*item, opened(subject.shipped(item[2]))) for item in blocks)
         return cls(subject, half, provider, threads, plain, gated)
@@ -120,7 +120,12 @@ class Field:
         like = self.plain[ORIGINAL].run(feeds)
         try:
             session = opened_on(
-                self.subject.model, self.provider, self.threads, {"enable_cuda_graph": "1"}, {"batch": size}
+                self.subject,
+                self.subject.model,
+                self.provider,
+                self.threads,
+                {"enable_cuda_graph": "1"},
+                {"batch": size},
             )
             bound = bind(session, feeds, like=like)
             # The first runs allocate and capture.
@@ -132,6 +137,7 @@ class Field:
 
 
 def opened_on(
+    subject: Subject,
     model: onnx.ModelProto,
     provider: str,
     threads: int,
@@ -140,13 +146,13 @@ def opened_on(
     *,
     optimize: bool = True,
 ) -> Session:
-    """A session that this provider really runs.
+    """A session of a network's model, as it is or rewritten, that this provider really runs.
 
     Raises:
         BenchmarkError: another one would run it.
     """
-    session = open_session(
-        model.SerializeToString(),
+    session = subject.shelf.open(
+        model,
         provider=provider,
         threads=threads,
         optimize=optimize,

@@ -128,8 +128,8 @@ def _against_cpu(field: Field, item: Gated, samples: Sequence[int]) -> Json:
     subject = field.subject
     model = subject.shipped(item.blocks, exposed=True)
     exact = {"use_tf32": "0"} if field.provider == "cuda" else None
-    here = opened_on(model, field.provider, field.threads, exact)
-    cpu = opened_on(model, "cpu", field.threads, optimize=False)
+    here = opened_on(subject, model, field.provider, field.threads, exact)
+    cpu = opened_on(subject, model, "cpu", field.threads, optimize=False)
     pairs = [(here.run(feeds), cpu.run(feeds)) for feeds in (subject.batch(i, 1) for i in samples)]
     decisions = [tuple(found[names.DECISIONS][0] for found in pair) for pair in pairs]
     wishes = wished(len(item.blocks))[list(samples)]

@@ -1,13 +1,15 @@
 """The networks that are timed: of the size of known ones, written out in PyTorch, with random weights.
 
 Latency does not depend on what weights say. Nothing is downloaded, so that a machine without a network can do it.
+Matrices lie as ONNX multiplies by them, and convolutions have their batch normalisation folded in, so that the graph
+needs no weights while it is exported.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,15 @@ SIZES: Mapping[str, Size] = {
     "decoder-30": Size(30, 576, 9, 1536, 128, 49152, 3),
     "chain": Size(32, 256, 0, 512, 16, 2),
 }
+
+
+def twin(size: Size) -> Size:
+    """A narrow network with the same graph and the same extents: what its regions are is soon found out."""
+    heads = max(1, size.heads)
+    width = 8 * heads if size.heads else 8
+    return replace(size, width=width, hidden=width, classes=min(size.classes, 64))
+
+
 SMALL: Mapping[str, Size] = {
     "bert-base": Size(3, 64, 2, 256, 16, 2),
     "vit-large": Size(3, 64, 2, 256, 32, 10),
@@ -68,6 +79,23 @@ WORDS = 1000
 
 PATCH = 16
 
+Angles = tuple[Tensor, Tensor]
+"""Cosines and sines."""
+
+
+class Linear(nn.Module):
+    """A product with a matrix [given, width], and a bias."""
+
+    def __init__(self, given: int, width: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(given, width) * given**-0.5)
+        self.bias = nn.Parameter(torch.randn(width) * 0.02) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., given] to [..., width]."""
+        product = x @ self.weight
+        return product if self.bias is None else product + self.bias
+
 
 class Attention(nn.Module):
     """Self-attention; queries may be more than keys and values."""
@@ -75,12 +103,12 @@ class Attention(nn.Module):
     def __init__(self, size: Size, key_heads: int, *, bias: bool = True) -> None:
         super().__init__()
         self.heads, self.key_heads, self.depth = size.heads, key_heads, size.width // size.heads
-        self.query = nn.Linear(size.width, size.width, bias)
-        self.key = nn.Linear(size.width, key_heads * self.depth, bias)
-        self.value = nn.Linear(size.width, key_heads * self.depth, bias)
-        self.out = nn.Linear(size.width, size.width, bias)
+        self.query = Linear(size.width, size.width, bias)
+        self.key = Linear(size.width, key_heads * self.depth, bias)
+        self.value = Linear(size.width, key_heads * self.depth, bias)
+        self.out = Linear(size.width, size.width, bias)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, angles: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, angles: Angles | None = None) -> Tensor:
         """[batch, tokens, width] to the same."""
         q, k, v = (
             layer(x).unflatten(2, (-1, self.depth)).transpose(1, 2) for layer in (self.query, self.key, self.value)
@@ -95,8 +123,8 @@ class Attention(nn.Module):
         return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
 
 
-def turned(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotary position embedding of [batch, heads, tokens, depth] by [2, tokens, depth]: cosines and sines."""
+def turned(x: Tensor, angles: Angles) -> Tensor:
+    """Rotary position embedding of [batch, heads, tokens, depth] by cosines and sines [tokens, depth]."""
     first, second = x.chunk(2, dim=-1)
     return x * angles[0] + torch.cat((-second, first), dim=-1) * angles[1]
 
@@ -106,7 +134,7 @@ class Perceptron(nn.Module):
 
     def __init__(self, size: Size) -> None:
         super().__init__()
-        self.up, self.down = nn.Linear(size.width, size.hidden), nn.Linear(size.hidden, size.width)
+        self.up, self.down = Linear(size.width, size.hidden), Linear(size.hidden, size.width)
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, tokens, width] to the same."""
@@ -123,7 +151,7 @@ class Bert(nn.Module):
         self.attention = nn.ModuleList(Attention(size, size.heads) for _ in range(size.layers))
         self.perceptron = nn.ModuleList(Perceptron(size) for _ in range(size.layers))
         self.norms = nn.ModuleList(nn.LayerNorm(size.width) for _ in range(2 * size.layers))
-        self.classes = nn.Linear(size.width, size.classes)
+        self.classes = Linear(size.width, size.classes)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Token numbers and mask, int64 [batch, tokens], to class scores."""
@@ -145,7 +173,7 @@ class Vit(nn.Module):
         self.attention = nn.ModuleList(Attention(size, size.heads) for _ in range(size.layers))
         self.perceptron = nn.ModuleList(Perceptron(size) for _ in range(size.layers))
         self.norms = nn.ModuleList(nn.LayerNorm(size.width) for _ in range(2 * size.layers + 1))
-        self.classes = nn.Linear(size.width, size.classes)
+        self.classes = Linear(size.width, size.classes)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels [batch, 3, height, width] to class scores."""
@@ -173,8 +201,8 @@ class Bottleneck(nn.Module):
 
 
 def convolution(given: int, width: int, kernel: int, stride: int) -> nn.Module:
-    """A convolution that keeps the extent but for its stride, with batch normalisation."""
-    return nn.Sequential(nn.Conv2d(given, width, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(width))
+    """A convolution that keeps the extent but for its stride."""
+    return nn.Conv2d(given, width, kernel, stride, kernel // 2)
 
 
 class ResNet(nn.Module):
@@ -189,7 +217,7 @@ class ResNet(nn.Module):
             for number in range(count):
                 blocks.append(Bottleneck(given, width, 2 if stage and not number else 1))
                 given = 4 * width
-        self.blocks, self.classes = nn.Sequential(*blocks), nn.Linear(given, size.classes)
+        self.blocks, self.classes = nn.Sequential(*blocks), Linear(given, size.classes)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels [batch, 3, height, width] to class scores."""
@@ -219,23 +247,25 @@ class Decoder(nn.Module):
         self.words = nn.Embedding(size.classes, size.width)
         self.attention = nn.ModuleList(Attention(size, size.key_heads, bias=False) for _ in range(size.layers))
         self.up, self.gate, self.down = (
-            nn.ModuleList(nn.Linear(*extents, bias=False) for _ in range(size.layers))
+            nn.ModuleList(Linear(*extents, bias=False) for _ in range(size.layers))
             for extents in ((size.width, size.hidden), (size.width, size.hidden), (size.hidden, size.width))
         )
         self.norms = nn.ModuleList(Rms(size.width) for _ in range(2 * size.layers + 1))
         rates = 1e4 ** (-torch.arange(0, depth, 2) / depth)
         phases = (torch.arange(size.extent)[:, None] * rates).repeat(1, 2)
-        self.register_buffer("angles", torch.stack((phases.cos(), phases.sin())))
+        self.head = Linear(size.width, size.classes, bias=False)
+        self.register_buffer("cosines", phases.cos())
+        self.register_buffer("sines", phases.sin())
         self.register_buffer("mask", torch.full((size.extent, size.extent), -1e4).triu(1))
 
     def forward(self, ids: Tensor) -> Tensor:
         """Token numbers, int64 [batch, tokens], to scores of the next token."""
-        x = self.words(ids)
+        x, angles = self.words(ids), (self.cosines, self.sines)
         for number, attention in enumerate(self.attention):
-            x = x + attention(self.norms[2 * number](x), self.mask, self.angles)
+            x = x + attention(self.norms[2 * number](x), self.mask, angles)
             y = self.norms[2 * number + 1](x)
             x = x + self.down[number](functional.silu(self.gate[number](y)) * self.up[number](y))
-        return functional.linear(self.norms[-1](x[:, -1]), self.words.weight)
+        return self.head(self.norms[-1](x[:, -1]))
 
 
 class Chain(nn.Module):
@@ -244,7 +274,7 @@ class Chain(nn.Module):
     def __init__(self, size: Size) -> None:
         super().__init__()
         self.perceptron = nn.ModuleList(Perceptron(size) for _ in range(size.layers))
-        self.classes = nn.Linear(size.width, size.classes)
+        self.classes = Linear(size.width, size.classes)
 
     def forward(self, values: Tensor) -> Tensor:
         """[batch, tokens, width] to class scores."""
@@ -275,10 +305,28 @@ def samples(name: str, size: Size, dtype: str, count: int) -> dict[str, Array]:
     return {"ids": ids, "mask": np.ones_like(ids)} if name == "bert-base" else {"ids": ids}
 
 
-def exported(name: str, size: Size, dtype: str) -> onnx.ModelProto:
-    """The network with random weights, its batch open."""
+@dataclass(frozen=True)
+class Exported:
+    """A network as a graph and its weights.
+
+    Attributes:
+        model: whose weights are inputs, with the batch open.
+        weights: by name.
+    """
+
+    model: onnx.ModelProto
+    weights: Mapping[str, Array]
+
+
+def exported(name: str, size: Size, dtype: str) -> Exported:
+    """The network with random weights."""
     torch.manual_seed(0)
-    module = CLASSES[name](size).eval().to(DTYPES[dtype])
+    module = CLASSES[name](size).eval()
+    with torch.no_grad():
+        # The exporter would let equal vectors share one weight.
+        for vector in (item for item in module.parameters() if item.ndim == 1):
+            vector.add_(0.02 * torch.randn_like(vector))
+    module = module.to(DTYPES[dtype])
     examples = {key: torch.from_numpy(array) for key, array in samples(name, size, dtype, 2).items()}
     buffer = io.BytesIO()
     with quiet(), torch.no_grad():
@@ -287,9 +335,11 @@ def exported(name: str, size: Size, dtype: str) -> onnx.ModelProto:
             tuple(examples.values()),
             buffer,
             dynamo=False,
+            export_params=False,
             opset_version=OPSET,
             input_names=list(examples),
             output_names=["scores"],
             dynamic_axes={key: {0: "batch"} for key in (*examples, "scores")},
         )
-    return onnx.ModelProto.FromString(buffer.getvalue())
+    weights = {key: value.numpy() for key, value in module.state_dict().items()}
+    return Exported(onnx.ModelProto.FromString(buffer.getvalue()), weights)

@@ -10,27 +10,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
-from benchmarks.cuda.networks import Array, Size, exported, samples
+from benchmarks.cuda.light import Shelf
+from benchmarks.cuda.networks import Array, Size, exported, samples, twin
+from benchmarks.failure import BenchmarkError
 from skipc.compiler.build import build_static, normalized
 from skipc.compiler.impact import ungated
 from skipc.compiler.probe import probe_types
 from skipc.compiler.survey import with_rows
-from skipc.passes.base import run_passes
-from skipc.passes.candidate import ValueType
+from skipc.passes.base import copied, run_passes
 from skipc.passes.expose import ExposeDecisions, with_outputs
 from skipc.passes.gate import reading_of
 from skipc.passes.inject import ImposeDecisions, InjectGates
+from skipc.passes.narrow import constants_of
 from skipc.passes.policy import with_policy
 from skipc.passes.regions import find_regions
+from skipc.passes.shapes import constant_targets
 from skipc.passes.window import LevelWindow
 from skipc.runtime import names
-from skipc.runtime.plan import Block, Bypass, Gate, Region
-from skipc.runtime.session import open_session
+from skipc.runtime.plan import Block, Bypass, Gate, Region, Target
 
 QUARTERS = (0, 1, 2, 3)
 NOTHING, EVERYTHING = 4, 5
@@ -49,7 +53,8 @@ class Subject:
     Attributes:
         name: of the network.
         dtype: its element type.
-        model: normalised original.
+        model: normalised original, without its weights.
+        shelf: where these lie.
         blocks: its regions with their bypasses and gates that know nothing yet.
         samples: inputs, [SAMPLES, ...] each.
     """
@@ -57,17 +62,18 @@ class Subject:
     name: str
     dtype: str
     model: onnx.ModelProto
+    shelf: Shelf
     blocks: tuple[Block, ...]
     samples: Mapping[str, Array]
 
     @classmethod
-    def of(cls, name: str, size: Size, dtype: str) -> Subject:
-        """Export a network and find its regions."""
-        model = normalized(exported(name, size, dtype))
-        inputs = samples(name, size, dtype, SAMPLES)
-        types = probe_types(model, [rows(inputs, range(1)), rows(inputs, range(2))])
-        survey = with_rows(find_regions(model, types), model, types)
-        return cls(name, dtype, model, tuple(_block(region, types) for region in survey.blocks), inputs)
+    def of(cls, name: str, size: Size, dtype: str, folder: Path) -> Subject:
+        """Export a network, write its weights into a folder of its own, and find its regions."""
+        shelf = Shelf(folder)
+        model = normalized(shelf.put(exported(name, size, dtype)))
+        regions, masked = _found(name, size, dtype, model)
+        blocks = tuple(_block(region, masked) for region in regions)
+        return cls(name, dtype, model, shelf, blocks, samples(name, size, dtype, SAMPLES))
 
     def gated(self, policy: str, granularity: str, provider: str) -> tuple[Block, ...]:
         """The blocks with gates that decide as it is wished for.
@@ -110,7 +116,7 @@ class Subject:
         alone = tuple(replace(block, gate=replace(block.gate, granularity="batch")) for block in blocks)
         readings = [reading_of(block.region, block.gate) for block in blocks]
         imposed = with_outputs(run_passes(self.model, [ImposeDecisions(alone)]), [item.value for item in readings])
-        session = open_session(imposed.SerializeToString(), provider=provider)
+        session = self.shelf.open(imposed, provider=provider, threads=0)
         wishes, found = wished(len(blocks)), []
         for sample in range(SAMPLES):
             decided = {
@@ -136,13 +142,42 @@ def rows(inputs: Mapping[str, Array], which: Sequence[int]) -> Mapping[str, Arra
     return {name: array[list(which)] for name, array in inputs.items()}
 
 
-def _block(region: Region, types: Mapping[str, ValueType]) -> Block:
+def _found(name: str, size: Size, dtype: str, model: onnx.ModelProto) -> tuple[tuple[Region, ...], bool]:
+    """The regions of a network, and whether it has a mask; found in its twin, which has the same nodes.
+
+    Raises:
+        BenchmarkError: the twin's graph is another one.
+    """
+    small = twin(size)
+    network = exported(name, small, dtype)
+    other = copied(network.model)
+    del other.graph.input[:]
+    other.graph.input.extend(item for item in network.model.graph.input if item.name not in network.weights)
+    other.graph.initializer.extend(numpy_helper.from_array(*pair[::-1]) for pair in network.weights.items())
+    other = normalized(other)
+    inputs = samples(name, small, dtype, 2)
+    types = probe_types(other, [rows(inputs, range(1)), rows(inputs, range(2))])
+    regions = with_rows(find_regions(other, types), other, types).blocks
+    if {node for region in regions for node in region.nodes} - {node.name for node in model.graph.node}:
+        raise BenchmarkError(f"{name}: a narrow network has another graph")
+    targets = constant_targets(model, constants_of(model.graph))
+    return tuple(_widened(region, size.width // small.width, targets) for region in regions), "mask" in types
+
+
+def _widened(region: Region, factor: int, targets: Sequence[Target]) -> Region:
+    """A region of a twin as it is in the network itself."""
+    axis = region.channel_axis
+    dims = (*region.dims[:axis], region.channels * factor, *region.dims[axis + 1 :])
+    own = tuple(target for target in targets if target.node in region.nodes)
+    return replace(region, dims=dims, targets=own)
+
+
+def _block(region: Region, masked: bool) -> Block:
     """A region with a linear bypass near the identity; its gate leaves padding out where there is a mask."""
     random = np.random.default_rng(0)
-    noise = random.standard_normal((region.channels, region.channels)) / np.sqrt(region.channels)
-    weight = (np.eye(region.channels) + 0.05 * noise).astype(np.float32)
+    noise = random.standard_normal((region.channels, region.channels), np.float32) / np.sqrt(region.channels)
+    weight = np.eye(region.channels, dtype=np.float32) + np.float32(0.05) * noise
     bypass = Bypass("linear", {"weight": weight, "shift": np.zeros(region.channels, np.float32)})
-    masked = "mask" in types and types["mask"].dims == region.dims[:2]
     return ungated(region, bypass, "batch", "mask" if masked else "")
 
 
