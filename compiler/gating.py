@@ -34,6 +34,7 @@ from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
 from skipc.compiler.token_fit import Rows, observe_tokens
 from skipc.passes.base import run_passes
+from skipc.passes.flow import Flow
 from skipc.passes.gate import decides_by_row, is_by_token
 from skipc.passes.inject import InjectGates
 from skipc.passes.policy import with_policy
@@ -98,7 +99,7 @@ def gate_options(
     judged = evidence.judged
     choices = choose_granularity(surveyed, options, judged.items, evidence.joined, settings)
     unread = [_unfitted(surveyed, option, choices[option.region.name], evidence.mask) for option in options]
-    plain = with_policy(unread, settings.gate_policy)
+    plain = with_policy(unread, settings.gate_policy, Flow.of(surveyed.model.graph))
     pooled = {option.region.entry: evidence.observed[option.region.name].pooled for option in options}
     losses, smooth = ablate(instrument(surveyed.model, plain, surveyed.executor), judged, claim.loss)
     by_token = [block for block in plain if is_by_token(block.gate)]

@@ -26,6 +26,7 @@ from skipc.compiler.probe import probe_types
 from skipc.compiler.survey import with_rows
 from skipc.passes.base import copied, run_passes
 from skipc.passes.expose import ExposeDecisions, with_outputs
+from skipc.passes.flow import Flow
 from skipc.passes.gate import reading_of
 from skipc.passes.inject import ImposeDecisions, InjectGates
 from skipc.passes.narrow import constants_of
@@ -83,7 +84,7 @@ class Subject:
             granularity: ``batch`` or ``sample``.
             provider: whose values the gates will read.
         """
-        blocks = with_policy(self.blocks, policy)
+        blocks = with_policy(self.blocks, policy, Flow.of(self.model.graph))
         pooled = self._pooled(blocks, provider)
         columns = wished(len(blocks)).T
         gates = [_taught(block.gate, *pair) for block, *pair in zip(blocks, pooled, columns, strict=True)]
