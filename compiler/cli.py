@@ -25,7 +25,7 @@ EXIT_INTERRUPTED = 130
 BYPASSES = ("auto", "identity", "affine", "low-rank", "linear", "narrow")
 IMPACTS = ("ablation", "gradient", "activation")
 GRANULARITIES = ("auto", "batch", "sample", "token")
-GATE_POLICIES = ("block", "ahead", "early")
+GATE_POLICIES = ("block", "ahead", "early", "merged")
 GROUPINGS = ("none", "labels")
 
 

@@ -35,6 +35,7 @@ from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
 from skipc.compiler.token_fit import Rows, observe_tokens
 from skipc.passes.base import run_passes
+from skipc.passes.flow import Flow
 from skipc.passes.gate import decides_by_row, is_by_token
 from skipc.passes.inject import InjectGates
 from skipc.passes.policy import with_policy
@@ -108,7 +109,7 @@ def gate_options(
         lambda: choose_granularity(surveyed, options, judged.items, evidence.joined, settings),
     )
     unread = [_unfitted(surveyed, option, choices[option.region.name], evidence.mask) for option in options]
-    plain = with_policy(unread, settings.gate_policy)
+    plain = with_policy(unread, settings.gate_policy, Flow.of(surveyed.model.graph))
     pooled = {option.region.entry: evidence.observed[option.region.name].pooled for option in options}
     alone = instrument(surveyed.model, plain, surveyed.executor)
     losses, smooth = ablate(alone, judged, claim.loss, progress.part(0.0, ABLATION_SHARE))

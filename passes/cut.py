@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, MutableSequence, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from skipc.passes.normalize import copied_node
 from skipc.passes.operators import CONVOLUTION_OPS
 from skipc.passes.surrogate import write_bypass
 from skipc.runtime import names
-from skipc.runtime.plan import Array, Block, Region
+from skipc.runtime.plan import Array, Block, Bypass, Region
 
 _Named = TypeVar("_Named", onnx.TensorProto, onnx.ValueInfoProto)
 
@@ -35,7 +35,7 @@ class Cut:
     def of(cls, model: onnx.ModelProto, blocks: Sequence[Block]) -> Cut:
         """Prepare to cut; the arrays of constants are read only where a narrow bypass needs them."""
         flow = Flow.of(model.graph)
-        narrow = any(block.bypass.kind == "narrow" for block in blocks)
+        narrow = any(bypass.kind == "narrow" for block in blocks for bypass in _bypasses(block.bypass))
         constants = constants_of(model.graph) if narrow else {}
         return cls(model, flow, {node.name: i for i, node in enumerate(flow.nodes)}, constants)
 
@@ -54,6 +54,8 @@ class Cut:
 
     def moved(self, block: Block) -> NodeSet:
         """A region's nodes, and the constant nodes that only nodes read of which the bypass has no copy."""
+        if block.bypass.parts:
+            return self.flow.union([self.moved(part) for part in parts_of(block)], range(len(block.bypass.parts)))
         nodes = self._set(block.region.nodes)
         readers = nodes & ~self._set(block.region.tail)
         if block.bypass.kind == "narrow":
@@ -121,6 +123,8 @@ class Cut:
 
     def bypass(self, block: Block, opset: int) -> Fragment:
         """The nodes of a bypass with a copy of the region's tail; they write the value `names.bypass`."""
+        if block.bypass.parts:
+            return self._chained(block, opset)
         region, prefix = block.region, names.bypass(block.region.name)
         builder = Builder(prefix, opset)
         first, tensors, hidden = self._narrowed(block)
@@ -136,6 +140,20 @@ class Cut:
         tail = [renamed(node, new, f"{prefix}/tail") for node in inside]
         return Fragment((*first, *fragment.nodes, *tail), (*tensors, *fragment.initializers))
 
+    def _chained(self, block: Block, opset: int) -> Fragment:
+        """The bypasses of a chain's parts, each of which reads what the one before it writes."""
+        nodes: list[onnx.NodeProto] = []
+        tensors: list[onnx.TensorProto] = []
+        new: dict[str, str] = {}
+        for part in parts_of(block):
+            fragment = self.bypass(part, opset)
+            written = names.bypass(part.region.name)
+            last = {written: names.bypass(block.region.name)} if part.region.exit == block.region.exit else {}
+            nodes += [renamed(node, {**new, **last}) for node in fragment.nodes]
+            tensors += fragment.initializers
+            new = {part.region.exit: written}
+        return Fragment(tuple(nodes), tuple(tensors))
+
     def _narrowed(self, block: Block) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]:
         """The hidden layer of a narrow bypass; nothing for other kinds."""
         if block.bypass.kind != "narrow":
@@ -149,6 +167,16 @@ class Cut:
         if found is None:
             raise ValueError(f"region {region.name} has no hidden layer to narrow")
         return found
+
+
+def parts_of(block: Block) -> tuple[Block, ...]:
+    """The parts of a chain as blocks of their own."""
+    return tuple(replace(block, region=part.region, bypass=part.bypass) for part in block.bypass.parts)
+
+
+def _bypasses(bypass: Bypass) -> tuple[Bypass, ...]:
+    """A bypass, or those of the parts of a chain."""
+    return tuple(part.bypass for part in bypass.parts) or (bypass,)
 
 
 def result(region: Region, name: str) -> onnx.ValueInfoProto:

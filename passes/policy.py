@@ -1,7 +1,8 @@
-"""Gate policies: from which value each of several gates reads its answer.
+"""Gate policies: how many gates there are, and from which value each of them reads its answer.
 
 On CUDA an `If` waits for its condition to reach the host. A gate that reads an earlier value than its own region's
-entry is answered earlier, and the wait can overlap with the regions between (not yet measured on a GPU).
+entry is answered earlier, and the wait can overlap with the regions between; one gate for several regions waits once
+(neither is measured on a GPU yet).
 """
 
 from __future__ import annotations
@@ -11,17 +12,22 @@ from dataclasses import replace
 
 import numpy as np
 
+from skipc.passes.flow import Flow, node_set
 from skipc.passes.gate import reading_of
-from skipc.runtime.plan import Block, Dim, Gate, Region
+from skipc.runtime.plan import Block, Bypass, Dim, Gate, Part, Region
 
 AHEAD = 1
 """Regions by which a gate looks ahead; the entries of neighbouring regions are alike."""
 
-POLICIES = ("block", "ahead", "early")
-"""Each gate reads its own region's entry value, the one of the gated block before, or the first block's."""
+RUN = 4
+"""Neighbouring regions that one gate decides for at most."""
+
+POLICIES = ("block", "ahead", "early", "merged")
+"""Each gate reads its own region's entry value, the one of the gated block before, or the first block's; or runs of
+neighbouring regions have one gate, which reads the entry of the first."""
 
 
-def with_policy(blocks: Sequence[Block], policy: str) -> tuple[Block, ...]:
+def with_policy(blocks: Sequence[Block], policy: str, flow: Flow) -> tuple[Block, ...]:
     """The blocks with gates that read what the policy says.
 
     Gates that average nothing (of tokens, of a second look, constant) stay as they are; so does a gate where the
@@ -29,10 +35,13 @@ def with_policy(blocks: Sequence[Block], policy: str) -> tuple[Block, ...]:
 
     Args:
         blocks: in graph order.
-        policy: ``block`` reads the region's own entry, ``ahead`` that of the block before, ``early`` the first block's.
+        policy: one of `POLICIES`.
+        flow: of the normalised model.
     """
     if policy == "block":
         return tuple(blocks)
+    if policy == "merged":
+        return _merged(blocks, flow)
     back = {"ahead": AHEAD, "early": len(blocks)}[policy]
     return tuple(_reading(block, blocks[max(0, number - back)].region) for number, block in enumerate(blocks))
 
@@ -51,3 +60,48 @@ def _may_read(gate: Gate, own: Sequence[Dim], earlier: Sequence[Dim]) -> bool:
     if gate.pooling != "mean":
         return False
     return own[:2] == earlier[:2] and len(own) == len(earlier) if gate.mask else own[:1] == earlier[:1]
+
+
+def _merged(blocks: Sequence[Block], flow: Flow) -> tuple[Block, ...]:
+    position = {node.name: i for i, node in enumerate(flow.nodes)}
+    runs: list[list[Block]] = []
+    for block in blocks:
+        if runs and len(runs[-1]) < RUN and _joins(runs[-1], block, flow, position):
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    return tuple(_joined(run) if len(run) > 1 else run[0] for run in runs)
+
+
+def _joins(run: Sequence[Block], block: Block, flow: Flow, position: dict[str, int]) -> bool:
+    """Whether a block can share the gate of a run: it is next to it, nothing between is read elsewhere."""
+    last, gate = run[-1], block.gate
+    if last.region.exit != block.region.entry or gate.pooling != "mean" or last.gate.pooling != "mean":
+        return False
+    if (gate.granularity, gate.mask) != (last.gate.granularity, last.gate.mask):
+        return False
+    nodes = node_set(position[name] for item in (*run, block) for name in item.region.nodes)
+    return not flow.escaping(nodes, block.region.exit)
+
+
+def _joined(run: Sequence[Block]) -> Block:
+    """One block for several, with the gate of the first."""
+    regions = [block.region for block in run]
+    first, last = regions[0], regions[-1]
+    exits = {region.exit for region in regions}
+    region = Region(
+        name=f"{first.name}..{last.name}",
+        kind="layer",
+        entry=first.entry,
+        merge=last.merge,
+        exit=last.exit,
+        nodes=tuple(name for region in regions for name in region.nodes),
+        tail=last.tail,
+        elem_type=first.elem_type,
+        dims=first.dims,
+        channel_axis=first.channel_axis,
+        sides=tuple(dict.fromkeys(side for region in regions for side in region.sides if side not in exits)),
+        targets=tuple(target for region in regions for target in region.targets),
+    )
+    parts = tuple(Part(block.region, block.bypass) for block in run)
+    return replace(run[0], region=region, bypass=Bypass("chain", parts=parts))

@@ -95,17 +95,28 @@ class Bypass:
     """What runs in place of a region: an approximation of its value at `merge`, followed by a copy of its tail.
 
     Attributes:
-        kind: ``identity``, ``affine``, ``low-rank``, ``linear`` or ``narrow``; ``read-out`` for a second look.
+        kind: ``identity``, ``affine``, ``low-rank``, ``linear`` or ``narrow``; ``read-out`` for a second look;
+            ``chain`` for the bypasses of several regions one behind the other.
         arrays: float32 parameters by name; C channels, rank r:
             affine ``scale`` [C], ``shift`` [C]; linear ``weight`` [C, C], ``shift`` [C];
             low-rank ``down`` [C, r], ``up`` [r, C], ``shift`` [C]; narrow, for u hidden units kept with t taps each,
             ``units`` int64 [u], ``weight`` [C, C], ``down`` [u * t, C], ``shift`` [C]; identity none, and no tail
             either: the entry itself; read-out, for F pooled features, ``weight`` [F, classes], ``shift`` [classes],
             and what is averaged over: ``axes`` int64, or windows along the last axes, ``kernel`` and ``stride`` int64.
+        parts: of a chain, in graph order; the exit of one is the entry of the next.
     """
 
     kind: str
     arrays: Mapping[str, Array] = field(default_factory=lambda: MappingProxyType({}))
+    parts: tuple[Part, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several neighbouring regions that a single gate decides for, with its own bypass."""
+
+    region: Region
+    bypass: Bypass
 
 
 @dataclass(frozen=True)
@@ -345,18 +356,27 @@ def _plan(raw: Mapping[str, Any]) -> Plan:
 
 
 def _block(raw: Mapping[str, Any]) -> Block:
-    region, bypass = raw["region"], raw["bypass"]
     numbers = {key: float(raw[key]) for key in ("saved_ms", "time_share", "impact", "open_share")}
-    tuples = {key: tuple(region[key]) for key in ("nodes", "tail", "dims", "sides")}
-    targets = tuple(Target(**{**item, "shape": tuple(item["shape"])}) for item in region["targets"])
     return Block(
-        region=Region(**{**region, **tuples, "targets": targets}),
-        bypass=Bypass(bypass["kind"], {key: _decode_array(item) for key, item in bypass["arrays"].items()}),
+        region=_region(raw["region"]),
+        bypass=_bypass(raw["bypass"]),
         gate=_gate(raw["gate"]),
         granularity_reason=raw["granularity_reason"],
         **numbers,
         reference=_reference(raw.get("reference")),
     )
+
+
+def _region(raw: Mapping[str, Any]) -> Region:
+    tuples = {key: tuple(raw[key]) for key in ("nodes", "tail", "dims", "sides")}
+    targets = tuple(Target(**{**item, "shape": tuple(item["shape"])}) for item in raw["targets"])
+    return Region(**{**raw, **tuples, "targets": targets})
+
+
+def _bypass(raw: Mapping[str, Any]) -> Bypass:
+    arrays = {key: _decode_array(item) for key, item in raw["arrays"].items()}
+    parts = tuple(Part(_region(item["region"]), _bypass(item["bypass"])) for item in raw.get("parts", ()))
+    return Bypass(raw["kind"], arrays, parts)
 
 
 def _gate(raw: Mapping[str, Any]) -> Gate:

@@ -46,7 +46,14 @@ class Session:
 
 
 def open_session(
-    model: bytes | Path, *, provider: str = "cpu", threads: int = 1, optimize: bool = True, where: str = ""
+    model: bytes | Path,
+    *,
+    provider: str = "cpu",
+    threads: int = 1,
+    optimize: bool = True,
+    where: str = "",
+    provider_options: Mapping[str, str] | None = None,
+    extents: Mapping[str, int] | None = None,
 ) -> Session:
     """Load a model.
 
@@ -56,6 +63,8 @@ def open_session(
         threads: intra-op threads; 0 leaves the choice to ONNX Runtime.
         optimize: whether ONNX Runtime may rewrite the graph.
         where: file to name in errors.
+        provider_options: of ONNX Runtime's provider.
+        extents: fixed ones of named dimensions.
 
     Raises:
         InputError: ONNX Runtime is missing, refuses the model, or does not run it on the provider asked for.
@@ -68,13 +77,15 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimize:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    for dimension, extent in (extents or {}).items():
+        options.add_free_dimension_override_by_name(dimension, extent)
     if provider == "cuda" and hasattr(runtime, "preload_dlls"):
         runtime.preload_dlls()
     wanted = PROVIDERS[provider]
     loadable = wanted if wanted in runtime.get_available_providers() else PROVIDERS["cpu"]
     try:
         source = model if isinstance(model, bytes) else os.fspath(model)
-        session = runtime.InferenceSession(source, options, providers=[loadable])
+        session = runtime.InferenceSession(source, options, providers=[(loadable, dict(provider_options or {}))])
     except Exception as error:
         what = f"ONNX Runtime cannot load the model: {error}"
         raise InputError(

@@ -11,19 +11,21 @@ import pytest
 from skipc.compiler.build import build
 from skipc.passes.base import run_passes
 from skipc.passes.expose import ExposeDecisions, with_outputs
-from skipc.passes.inject import InjectGates
-from skipc.passes.policy import POLICIES, with_policy
+from skipc.passes.flow import Flow
+from skipc.passes.inject import InjectGates, ReplaceRegions
+from skipc.passes.narrow import constants_of, find_hidden
+from skipc.passes.policy import POLICIES, RUN, with_policy
 from skipc.passes.restore import Restore
 from skipc.passes.window import InputWindow
 from skipc.runtime import names
-from skipc.runtime.plan import Block
+from skipc.runtime.plan import Block, Bypass, Region, plan_from_json
 from skipc.runtime.session import is_equal
 from tests.compiled import plan_for
-from tests.gated import block, deciding, random_gate, run, surveyed, window
+from tests.gated import Surveyed, assert_equal, block, deciding, instrumented, random_gate, run, surveyed, window
 from tests.graphs import Network, conv_net, mlp, transformer
 
 NETWORKS = [transformer(), conv_net(), mlp()]
-BACK = {"block": 0, "ahead": 1, "early": 100}
+BACK = {"block": 0, "ahead": 1, "early": 100, "merged": 0}
 
 
 def policed(network: Network, policy: str, granularity: str) -> tuple[onnx.ModelProto, onnx.ModelProto, list[Block]]:
@@ -32,7 +34,7 @@ def policed(network: Network, policy: str, granularity: str) -> tuple[onnx.Model
     plain = [deciding(block(region, seed=i), granularity) for i, region in enumerate(found.survey.blocks)]
     blocks = [
         replace(item, gate=replace(item.gate, weight=random_gate(item.gate.weight.size, i).weight, bias=0.25))
-        for i, item in enumerate(with_policy(plain, policy))
+        for i, item in enumerate(with_policy(plain, policy, Flow.of(found.model.graph)))
     ]
     gated = run_passes(found.model, [InjectGates(tuple(blocks), InputWindow()), ExposeDecisions(tuple(blocks))])
     return found.model, gated, blocks
@@ -80,7 +82,7 @@ def test_what_is_no_number_runs_in_full(policy: str) -> None:
 def test_gates_of_tokens_keep_their_own_entry() -> None:
     found = surveyed(transformer())
     plain = tuple(deciding(block(region), "token") for region in found.survey.blocks)
-    assert with_policy(plain, "early") == plain
+    assert with_policy(plain, "early", Flow.of(found.model.graph)) == plain
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -89,4 +91,101 @@ def test_the_original_comes_back_byte_for_byte(network: Network, policy: str) ->
     normalised, _, blocks = policed(network, policy, "batch")
     built = build(normalised, plan_for(blocks))
     back = Restore().apply(built)
+    assert back.SerializeToString(deterministic=True) == network.model.SerializeToString(deterministic=True)
+
+
+KINDS = ("linear", "identity", "low-rank", "affine")
+
+
+def merged(network: Network, granularity: str) -> tuple[onnx.ModelProto, list[Block], list[Block]]:
+    """The normalised network, its blocks with bypasses of all kinds, and those blocks merged."""
+    found = surveyed(network)
+    plain = [
+        deciding(block(region, KINDS[i % len(KINDS)], seed=i), granularity)
+        for i, region in enumerate(found.survey.blocks)
+    ]
+    return found.model, plain, list(with_policy(plain, "merged", Flow.of(found.model.graph)))
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=["transformer", "conv", "mlp"])
+def test_one_gate_decides_for_a_run_of_neighbours(network: Network) -> None:
+    _, plain, blocks = merged(network, "batch")
+    assert any(item.bypass.kind == "chain" for item in blocks)
+    parts = [part.region.name for item in blocks for part in item.bypass.parts or [item]]
+    assert parts == [item.region.name for item in plain]
+    assert max(len(item.bypass.parts) for item in blocks) <= RUN
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=["transformer", "conv", "mlp"])
+def test_an_open_gate_of_a_run_runs_the_bypasses_of_its_parts(network: Network) -> None:
+    original, plain, blocks = merged(network, "batch")
+    feeds = network.feeds(batch=3)
+    opened = [
+        run(instrumented(original, items), {**feeds, names.WINDOW: window(len(items), np.inf)})
+        for items in (plain, blocks)
+    ]
+    assert_equal(opened[1], opened[0])
+    static = [run(run_passes(original, [ReplaceRegions(tuple(items))]), feeds) for items in (plain, blocks)]
+    assert_equal(static[1], static[0])
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=["transformer", "conv", "mlp"])
+def test_each_sample_of_a_run_gets_what_it_gets_alone(network: Network) -> None:
+    original, _, blocks = merged(network, "sample")
+    feeds = network.feeds(batch=5)
+    gated = run_passes(original, [InjectGates(tuple(blocks), InputWindow()), ExposeDecisions(tuple(blocks))])
+    scores = run(gated, {**feeds, names.WINDOW: window(len(blocks), -np.inf)})[names.SCORES]
+    limits = window(len(blocks), 0.0)
+    limits[0] = np.median(scores, axis=0)
+    together = run(gated, {**feeds, names.WINDOW: limits})
+    assert 0 < together[names.DECISIONS].mean() < 1
+    for row in range(5):
+        alone = run(gated, {name: array[row : row + 1] for name, array in feeds.items()} | {names.WINDOW: limits})
+        for name in together:
+            # Products of several rows may be summed in another order than those of one.
+            np.testing.assert_allclose(together[name][row : row + 1], alone[name], rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_read_between_two_regions_keeps_them_apart() -> None:
+    network = mlp()
+    found = surveyed(network)
+    plain = [block(region) for region in found.survey.blocks]
+    shown = with_outputs(found.model, [plain[0].region.exit])
+    blocks = with_policy(plain, "merged", Flow.of(shown.graph))
+    assert blocks[0] == plain[0]
+
+
+def test_a_plan_keeps_the_parts_of_a_run() -> None:
+    _, _, blocks = merged(transformer(), "sample")
+    plan = plan_for(blocks)
+    text = plan.to_json(arrays=True)
+    again = plan_from_json(text, where="")
+    assert again.to_json(arrays=True) == text
+    assert [len(item.bypass.parts) for item in again.blocks] == [len(item.bypass.parts) for item in blocks]
+
+
+def narrowed(found: Surveyed, region: Region, seed: int) -> Block:
+    """A block on its first two hidden units with a random projection; a linear one where nothing can be narrowed."""
+    item = block(region, seed=seed)
+    hidden = find_hidden(Flow.of(found.model.graph), constants_of(found.model.graph), region)
+    if hidden is None:
+        return item
+    down = np.random.default_rng(seed).standard_normal((2, region.channels)).astype(np.float32)
+    return replace(item, bypass=Bypass("narrow", {**item.bypass.arrays, "units": np.array([0, 1]), "down": down}))
+
+
+def test_a_narrow_part_of_a_run() -> None:
+    network = transformer()
+    found = surveyed(network)
+    plain = [narrowed(found, region, seed=i) for i, region in enumerate(found.survey.blocks)]
+    assert "narrow" in {item.bypass.kind for item in plain}
+    blocks = with_policy(plain, "merged", Flow.of(found.model.graph))
+    assert blocks[0].bypass.kind == "chain"
+    feeds = network.feeds(batch=3)
+    opened = [
+        run(instrumented(found.model, items), {**feeds, names.WINDOW: window(len(items), np.inf)})
+        for items in (plain, blocks)
+    ]
+    assert_equal(opened[1], opened[0])
+    back = Restore().apply(build(found.model, plan_for(blocks)))
     assert back.SerializeToString(deterministic=True) == network.model.SerializeToString(deterministic=True)

@@ -1,0 +1,1 @@
+"""What gates cost and save on a GPU; `python -m benchmarks.cuda`."""
