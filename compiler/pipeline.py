@@ -147,7 +147,7 @@ def _compile_model(
     source: Source, data: Sequence[Dataset], settings: Settings, console: Console, executor: Executor
 ) -> Compiled:
     with console.stage("finding regions"):
-        surveyed = replace(survey_model(source, data[0], settings.exclude), executor=executor)
+        surveyed = replace(survey_model(source, data[0], settings.exclude, settings.weights), executor=executor)
     _require_regions(surveyed)
     original = open_session(_bytes(surveyed.model), provider=settings.provider, threads=settings.threads)
     with console.stage("running the original on the data"):
@@ -196,7 +196,7 @@ def compile_without_data(source: Source, settings: Settings, console: Console) -
         InputError: the model does not run or has no regions.
     """
     with console.stage("finding regions"):
-        surveyed = survey_model(source, None, settings.exclude)
+        surveyed = survey_model(source, None, settings.exclude, settings.weights)
     _require_regions(surveyed)
     blocks = tuple(ungated(region, Bypass("identity")) for region in surveyed.survey.blocks)
     plan = _bare_plan(source, (), blocks, ((NEVER,) * len(blocks),), settings, None, settings.loss)
