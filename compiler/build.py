@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
 import onnx
@@ -38,6 +39,14 @@ def build(model: onnx.ModelProto, plan: Plan, *, decisions: bool = False, level_
     shown: GraphPass = ExposeDecisions(plan.blocks) if decisions else AttachDecisions(plan.blocks)
     gates = InjectGates(plan.blocks, window)
     return run_passes(model, [gates, shown, AnnotateGates(plan), StampPlan(plan), RecordOriginal(model)])
+
+
+def placing(plan: Plan, weights: str) -> Plan:
+    """The same plan with its weights in another place, or as it is for ``auto``."""
+    if weights == "auto":
+        return plan
+    blocks = (replace(block, region=replace(block.region, weights=weights)) for block in plan.blocks)
+    return replace(plan, blocks=tuple(blocks))
 
 
 def build_static(model: onnx.ModelProto, blocks: Sequence[Block]) -> onnx.ModelProto:

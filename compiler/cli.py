@@ -27,6 +27,7 @@ IMPACTS = ("ablation", "gradient", "activation")
 GRANULARITIES = ("auto", "batch", "sample", "token")
 GATE_POLICIES = ("block", "ahead", "early", "merged")
 GROUPINGS = ("none", "labels")
+WEIGHTS = ("auto", "branch", "outer")
 
 
 def output_options(command: Command) -> Command:
@@ -119,6 +120,7 @@ def cli() -> None:
 @click.option("--plan", type=click.Path(path_type=Path), help="Build from this plan; needs no data.")
 @click.option("--decisions", is_flag=True, help="Append skipc.decisions and skipc.scores to the outputs.")
 @click.option("--level-input", is_flag=True, help="Let callers override the level.")
+@click.option("--weights", type=click.Choice(WEIGHTS), default="auto", show_default=True, help="Where weights go.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Regions to leave alone, such as 'attention.*'.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--workers", type=click.IntRange(0), default=0, help="Measure in so many processes.  [default: threads]")

@@ -95,7 +95,7 @@ def _compile_model(
 ) -> Compiled:
     cache = settings.cache
     with console.stage("finding regions"):
-        surveyed = replace(survey_model(source, data[0], settings.exclude), executor=executor)
+        surveyed = replace(survey_model(source, data[0], settings.exclude, settings.weights), executor=executor)
     _require_regions(surveyed)
     original = open_session(surveyed.model.SerializeToString(), provider=settings.provider, threads=settings.threads)
     with console.stage("running the original on the data") as progress:
@@ -161,7 +161,7 @@ def compile_without_data(source: Source, settings: Settings, console: Console) -
         InputError: the model does not run or has no regions.
     """
     with console.stage("finding regions"):
-        surveyed = survey_model(source, None, settings.exclude)
+        surveyed = survey_model(source, None, settings.exclude, settings.weights)
     _require_regions(surveyed)
     blocks = tuple(ungated(region, Bypass("identity")) for region in surveyed.survey.blocks)
     plan = bare_plan(source, (), blocks, ((NEVER,) * len(blocks),), settings, None, settings.loss)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from skipc.compiler.cache import Cache
+from skipc.passes.placement import PLACEMENTS
 from skipc.passes.surrogate import KINDS
 
 BYPASSES = ("auto", *KINDS)
 IMPACTS = ("ablation", "gradient", "activation")
 GRANULARITIES = ("auto", "batch", "sample", "token")
 GROUPINGS = ("none", "labels")
+WEIGHTS = PLACEMENTS
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Settings:
         threads: intra-op threads of the deployed model.
         decisions: append decisions and scores to the outputs.
         level_input: let callers override the level.
+        weights: which weights go into branches: those that ONNX Runtime needs there, all, or none.
         exclude: patterns of region names that stay as they are.
         seed: of every random choice.
         workers: processes that measure losses; 0 for threads of this one.
@@ -56,6 +59,7 @@ class Settings:
     threads: int = 1
     decisions: bool = False
     level_input: bool = False
+    weights: str = "auto"
     exclude: tuple[str, ...] = ()
     seed: int = 0
     workers: int = 0

@@ -44,8 +44,14 @@ class Surveyed:
     executor: Executor = field(default_factory=Local)
 
 
-def survey_model(source: Source, data: Dataset | None, exclude: Sequence[str] = ()) -> Surveyed:
+def survey_model(source: Source, data: Dataset | None, exclude: Sequence[str] = (), weights: str = "auto") -> Surveyed:
     """Find the regions of a model.
+
+    Args:
+        source: the model.
+        data: to run it on; None for made-up values.
+        exclude: patterns of names of regions that are left alone.
+        weights: where weights go, one of `PLACEMENTS`.
 
     Raises:
         InputError: the model does not run, or gives another answer for the same input the second time.
@@ -56,7 +62,14 @@ def survey_model(source: Source, data: Dataset | None, exclude: Sequence[str] = 
     _require_deterministic(model, feeds[0])
     types = probe_types(model, feeds)
     survey = with_rows(find_regions(model, types), model, types)
-    return Surveyed(model, inputs, _without(survey, exclude), types)
+    return Surveyed(model, inputs, _placing(_without(survey, exclude), weights), types)
+
+
+def _placing(survey: Survey, weights: str) -> Survey:
+    blocks, layers = (
+        tuple(replace(region, weights=weights) for region in found) for found in (survey.blocks, survey.layers)
+    )
+    return replace(survey, blocks=blocks, layers=layers)
 
 
 def with_rows(survey: Survey, model: onnx.ModelProto, types: Mapping[str, ValueType]) -> Survey:

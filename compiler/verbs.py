@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from skipc.compiler.bench import compare, run_shares, time_share_skipped
-from skipc.compiler.build import build, require_same_model, serialized
+from skipc.compiler.build import build, placing, require_same_model, serialized
 from skipc.compiler.cache import Cache, default_folder
 from skipc.compiler.console import Console
 from skipc.compiler.data import Dataset, batches, input_specs, load_dataset
@@ -130,7 +130,7 @@ def _compile_from_plan(
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         hint = "give the .plan.json that `skipc compile` wrote beside a compiled model"
         raise InputError("plan-unreadable", f"cannot read the plan: {reason}", where=str(path), hint=hint) from error
-    plan = plan_from_json(text, where=str(path))
+    plan = placing(plan_from_json(text, where=str(path)), settings.weights)
     require_same_model(plan, source.digest, where=str(path))
     weights = data_beside(source.path, source.files, files[-1])
     with console.stage("finding regions"):

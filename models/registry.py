@@ -12,9 +12,10 @@ from models.recipes.photos import IMAGENET20, PHOTOS
 from models.recipes.ppocr import PPOCR
 from models.recipes.smollm2 import SMOLLM2, SMOLLM2_CACHED
 from models.recipes.vader import VADER, VADER_MINILM
+from models.recipes.whisper import WHISPER
 
 
 def entries() -> tuple[Entry, ...]:
     """Every recipe; importing this needs nothing but numpy."""
     text = (MINILM, VADER, VADER_MINILM, FORTUNES_MINILM, SMOLLM2, SMOLLM2_CACHED)
-    return (DEMO, FASHION_MNIST, *text, EFFICIENTNET_LITE0, PHOTOS, IMAGENET20, PPOCR)
+    return (DEMO, FASHION_MNIST, *text, EFFICIENTNET_LITE0, PHOTOS, IMAGENET20, PPOCR, WHISPER)

@@ -14,7 +14,7 @@ from skipc.passes.builder import Builder, Fragment
 from skipc.passes.flow import Flow, NodeSet, members, node_inputs, node_set
 from skipc.passes.narrow import Hidden, constants_of, find_hidden, narrowed
 from skipc.passes.normalize import copied_node
-from skipc.passes.operators import CONVOLUTION_OPS
+from skipc.passes.placement import for_branch
 from skipc.passes.surrogate import write_bypass
 from skipc.runtime import names
 from skipc.runtime.plan import Array, Block, Bypass, Region
@@ -105,21 +105,33 @@ class Cut:
         """Whether a node is the only reader of an initializer."""
         return any(name in weights and self.flow.consumers[name].bit_count() == 1 for name in node_inputs(node))
 
-    def full_branch(self, region: Region, nodes: Sequence[onnx.NodeProto], moved: NodeSet) -> onnx.GraphProto:
-        """The branch that runs a region for all rows."""
+    def full_branch(
+        self, region: Region, nodes: Sequence[onnx.NodeProto], moved: NodeSet, kept: frozenset[str] = frozenset()
+    ) -> onnx.GraphProto:
+        """The branch that runs a region for all rows, with the weights that belong into it.
+
+        Args:
+            region: that the branch stands for.
+            nodes: of the branch.
+            moved: the original nodes that they come from.
+            kept: values that something outside the branch reads as well.
+        """
         branch = helper.make_graph(nodes, names.full(region.name), [], [result(region, names.full(region.name))])
-        branch.initializer.extend(self.take_kernels(moved))
+        branch.initializer.extend(self._take_weights(region, nodes, moved, kept))
         written = {name for node in nodes for name in node.output}
         branch.value_info.extend(take(self.model.graph.value_info, written | {region.exit}, written))
         return branch
 
-    def take_kernels(self, moved: NodeSet) -> list[onnx.TensorProto]:
-        """Convolution kernels that only this region reads: ONNX Runtime lays them out anew only within their graph."""
-        convolutions = [i for i in members(moved) if self.flow.nodes[i].op_type in CONVOLUTION_OPS]
-        read = {name for i in convolutions for name in self.flow.nodes[i].input[1:] if name}
-        own = {name for name in read if not self.flow.consumers[name] & ~moved}
-        own -= {item.name for item in self.model.graph.input} | self.flow.graph_outputs
-        return take(self.model.graph.initializer, own, own)
+    def _take_weights(
+        self, region: Region, nodes: Sequence[onnx.NodeProto], moved: NodeSet, kept: frozenset[str]
+    ) -> list[onnx.TensorProto]:
+        """Weights of which this region is the only reader and that belong into its branch."""
+        graph = self.model.graph
+        elem_types = {item.name: item.data_type for item in graph.initializer}
+        wanted = for_branch(nodes, region.weights, elem_types) & elem_types.keys()
+        own = {name for name in wanted if not self.flow.consumers.get(name, -1) & ~moved}
+        own -= {item.name for item in graph.input} | self.flow.graph_outputs | kept
+        return take(graph.initializer, own, own)
 
     def bypass(self, block: Block, opset: int) -> Fragment:
         """The nodes of a bypass with a copy of the region's tail; they write the value `names.bypass`."""

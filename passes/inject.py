@@ -1,8 +1,8 @@
 """Put regions behind `If` nodes: the one rewriting that changes how a model computes.
 
 Each region's own nodes move unchanged into the `else` branch (``skipc/<region>/full``), weights stay where they were
-unless they are convolution kernels, and the bypass becomes the `then` branch. The `If` writes the region's exit value
-under its old name, so nothing behind it changes.
+unless they belong beside their nodes (`placement.py`), and the bypass becomes the `then` branch. The `If` writes the
+region's exit value under its old name, so nothing behind it changes.
 
 Where every row decides for itself, the first `If` tells "none needs the region" from "some do", its `else` branch runs
 the region for those rows, and a second one runs the bypass for the others if there are any. The two do not nest: ONNX
@@ -23,6 +23,7 @@ from skipc.passes.cut import Cut, renamed, result, take
 from skipc.passes.flow import NodeSet, members, node_inputs
 from skipc.passes.gate import decides_by_row, is_by_token, reading_of, write_condition, write_gate, write_mask
 from skipc.passes.normalize import copied_node, sort_nodes
+from skipc.passes.placement import for_branch
 from skipc.passes.rows import RowWriter
 from skipc.passes.second_look import is_second_look, look_again, write_first_look
 from skipc.passes.window import Window, limits_name
@@ -133,10 +134,11 @@ def _ifs(cut: Cut, block: Block, moved: NodeSet) -> list[onnx.NodeProto]:
     if is_second_look(block):
         branches = look_again(cut, block, moved, opset)
         return [_if_node(names.block(region.name), names.gate(region.name), region.exit, *branches)]
-    bypass = _settled(cut, cut.bypass(block, opset))
+    bypass = _settled(cut, region, cut.bypass(block, opset))
     name, condition, prefix = names.block(region.name), names.gate(region.name), names.bypass(region.name)
     then = helper.make_graph(bypass.nodes, prefix, [], [result(region, prefix)], bypass.initializers)
-    full = cut.full_branch(region, cut.full_nodes(region, moved), moved)
+    kept = frozenset(value for node in bypass.nodes for value in node_inputs(node))
+    full = cut.full_branch(region, cut.full_nodes(region, moved), moved, kept)
     if not decides_by_row(block.gate):
         return [_if_node(name, condition, region.exit, then, full)]
     writer = RowWriter(region, is_by_token(block.gate), opset)
@@ -176,11 +178,12 @@ def _if_node(
     return node
 
 
-def _settled(cut: Cut, fragment: Fragment) -> Fragment:
-    """A bypass with its weights where they belong: convolution kernels beside their nodes, all others outside."""
-    kernels = {name for node in fragment.nodes if node.op_type == "Conv" for name in node.input[1:]}
-    cut.model.graph.initializer.extend(item for item in fragment.initializers if item.name not in kernels)
-    return Fragment(fragment.nodes, tuple(item for item in fragment.initializers if item.name in kernels))
+def _settled(cut: Cut, region: Region, fragment: Fragment) -> Fragment:
+    """A bypass with its weights where they belong, by the same rules as those of its region."""
+    elem_types = {item.name: item.data_type for item in fragment.initializers}
+    inside = for_branch(fragment.nodes, region.weights, elem_types)
+    cut.model.graph.initializer.extend(item for item in fragment.initializers if item.name not in inside)
+    return Fragment(fragment.nodes, tuple(item for item in fragment.initializers if item.name in inside))
 
 
 def _replace(cut: Cut, block: Block, placed: Placed) -> None:

@@ -8,6 +8,7 @@ the network, unchanged; in batches it runs for the samples that need it, whose s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -55,7 +56,8 @@ def find_second_looks(
     scores = _scores_before(flow, output, types)
     values = dict.fromkeys(name for block in blocks for name in (block.entry, block.exit))
     placed = sorted(values, key=lambda name: flow.producer.get(name, -1))
-    return tuple(found for entry in placed for found in _look(flow, entry, scores, types))
+    found = (look for entry in placed for look in _look(flow, entry, scores, types))
+    return tuple(replace(look, weights=blocks[0].weights) for look in found)
 
 
 def _scores_before(flow: Flow, output: str, types: Mapping[str, ValueType]) -> str:

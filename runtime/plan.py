@@ -66,6 +66,8 @@ class Region:
         channel_axis: the axis of `dims` along which features lie.
         sides: values other than the entry that it reads and that have a row for each sample along axis 0.
         targets: of its Reshape nodes whose shape need not be computed.
+        weights: which weights go into the branches: ``auto`` for those that ONNX Runtime needs there, ``branch`` for
+            all that nothing else reads, ``outer`` for none.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Region:
     channel_axis: int
     sides: tuple[str, ...] = ()
     targets: tuple[Target, ...] = ()
+    weights: str = "auto"
 
     @property
     def channels(self) -> int:
