@@ -77,7 +77,7 @@ def dependent(model: onnx.ModelProto, blocks: Sequence[Block], items: Sequence[B
         none, held = decisions(blocks, values), {name: values[name] for name in scales}
         feeds, turned = {**item.feeds, **held}, {**_turned(item), **held}
         exits = [block.region.exit for block in blocks]
-        # A rounding that falls the other way grows from block to block, so quantized runs are compared within a session.
+        # A rounding that falls the other way grows from block to block: quantized runs compare within a session.
         whole, whole_turned = (session.run({**f, **none}, exits) if scales else {} for f in (feeds, turned))
         for block in blocks:
             expected = values[block.region.exit]
