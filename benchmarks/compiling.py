@@ -38,6 +38,7 @@ def main(work: str) -> int:
     (folder / "compiled.onnx").write_bytes(serialized(compiled.model))
     if compiled.static is not None:
         (folder / "static.onnx").write_bytes(serialized(compiled.static.model(compiled.surveyed.model)))
+    (folder / "plan.json").write_text(compiled.plan.to_json(arrays=True), encoding="utf-8")
     details = details_json(compiled, str(folder / "compiled.onnx"), seconds)
     text = compile_text(details)
     measured = {"details": details, "text": text, "seconds": seconds, "peak_memory_mib": memory}

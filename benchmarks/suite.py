@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from benchmarks import batches, coverage, demo, deployment, efficientnet, help_time, large, minilm, overhead, rows
+from benchmarks import batches, coverage, demo, deployment, efficientnet, help_time, int8, large, minilm, overhead, rows
 from benchmarks.workbench import Json, Workbench
 
 BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
@@ -14,6 +14,7 @@ BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
     "efficientnet": efficientnet.run,
     "minilm": minilm.run,
     "minilm-gentle": minilm.run_gentle,
+    "int8": int8.run,
     "overhead": overhead.run,
     "batches": batches.run,
     "rows": rows.run,

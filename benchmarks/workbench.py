@@ -16,7 +16,7 @@ from benchmarks.failure import BenchmarkError
 from skipc.compiler.data import Dataset, InputSpec, input_specs, load_dataset
 from skipc.compiler.source import load_model
 from skipc.passes.stamp import plan_of
-from skipc.runtime.plan import Plan
+from skipc.runtime.plan import Plan, plan_from_json
 
 Json = dict[str, Any]
 
@@ -116,6 +116,12 @@ class Workbench:
                 _compile(job, folder, self.repository)
             self._made[job.name] = _read(job, folder)
         return self._made[job.name]
+
+    def plan_of(self, job: Job) -> Plan:
+        """The plan of a compilation, arrays included; compiles where that is not done yet."""
+        self.compiled(job)
+        path = self.folder / job.name / "plan.json"
+        return plan_from_json(path.read_text(encoding="utf-8"), where=str(path))
 
 
 def _compile(job: Job, folder: Path, repository: Path) -> None:

@@ -14,7 +14,6 @@ from skipc.compiler.gradient import Gradients
 from skipc.compiler.impact import Costs, ablate, instrument, instrument_for, is_plain, measure_costs, typical, ungated
 from skipc.compiler.loss import Loss
 from skipc.compiler.moments import Observed, observe
-from skipc.compiler.narrow_fit import SHARES as NARROW_SHARES
 from skipc.compiler.narrow_fit import HiddenMoments, fit_narrow, observe_hidden
 from skipc.compiler.options import Option, best_options, in_graph_order, lesser_half, without_overlap
 from skipc.compiler.progress import SILENT, Progress
@@ -137,8 +136,11 @@ def _rungs(surveyed: Surveyed, studied: Studied, settings: Settings) -> list[lis
         for name, moments in studied.hidden.items()
     }
     regions = [region for region in surveyed.survey.blocks if region.name in narrow]
-    widths = len(NARROW_SHARES) if regions else 0
-    return found + [[ungated(region, narrow[region.name][width]) for region in regions] for width in range(widths)]
+    widths = max(map(len, narrow.values()), default=0)
+    return found + [
+        [ungated(region, narrow[region.name][width]) for region in regions if width < len(narrow[region.name])]
+        for width in range(widths)
+    ]
 
 
 def _measure(

@@ -3,6 +3,11 @@
 For each pattern of decisions, rows that run in full must equal the original's, whatever their neighbours do, and rows
 that are bypassed must equal what they are when all rows are. The region then sees rows removed, in other company and in
 the opposite order.
+
+Where values are quantized as they come, the scale of all rows follows their common range, so that in the original too a
+row depends on its company. Proved is then that nothing else depends on it: every scale is held at what the original
+computes for the whole batch. What is left can only refine a row, since the range of some rows lies within that of all:
+it is quantized in steps no coarser than the original's for that batch, and no finer than if it were alone.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from onnx import TensorProto
 from skipc.compiler.data import Batch
 from skipc.passes.base import run_passes
 from skipc.passes.expose import with_outputs
+from skipc.passes.freeze import FreezeScales, scales_of
 from skipc.passes.gate import is_by_token
 from skipc.passes.inject import ImposeDecisions
 from skipc.runtime import names
@@ -62,16 +68,22 @@ def dependent(model: onnx.ModelProto, blocks: Sequence[Block], items: Sequence[B
     if not items:
         return {block.region.name: "the data gives no batch of several samples to try it on" for block in blocks}
     watched = [name for block in blocks for name in (block.region.entry, block.region.exit)]
-    original = open_session(with_outputs(model, watched).SerializeToString())
-    session = imposed(model, blocks)
+    scales = scales_of(model)
+    original = open_session(with_outputs(model, [*watched, *scales]).SerializeToString())
+    session = imposed(run_passes(model, [FreezeScales()]), blocks)
     found: dict[str, str] = {}
     for item in items:
         values = {**item.feeds, **original.run(item.feeds)}
-        none = decisions(blocks, values)
+        none, held = decisions(blocks, values), {name: values[name] for name in scales}
+        feeds, turned = {**item.feeds, **held}, {**_turned(item), **held}
+        exits = [block.region.exit for block in blocks]
+        # A rounding that falls the other way grows from block to block: quantized runs compare within a session.
+        whole, whole_turned = (session.run({**f, **none}, exits) if scales else {} for f in (feeds, turned))
         for block in blocks:
             expected = values[block.region.exit]
-            reason = _dependence(session, block, item.feeds, none, expected)
-            reason = reason or _dependence(session, block, _turned(item), none, expected[::-1])
+            reason = _dependence(session, block, feeds, none, whole.get(block.region.exit, expected))
+            reversed_ = whole_turned.get(block.region.exit, expected[::-1])
+            reason = reason or _dependence(session, block, turned, none, reversed_)
             if reason:
                 found.setdefault(block.region.name, reason)
     return found

@@ -26,6 +26,9 @@ from skipc.runtime.session import open_session
 SHARES = (0.5, 0.375, 0.25)
 """Of the hidden units kept; each is one bypass on offer."""
 
+INTEGER_SHARES = (0.625, *SHARES)
+"""The same in 8 bits, where a linear path costs more time than as many hidden units, and is left out."""
+
 MAX_FEATURES = 4096
 """Wider blocks are not narrowed: their Gram matrix would take too long to invert."""
 
@@ -45,7 +48,7 @@ class HiddenMoments:
     """Centred second moments of the features f = [x, h] and of d = merge - x.
 
     Attributes:
-        channels: extent C of x and d.
+        channels: extent C of x, 0 where the bypass has no linear path.
         taps: features for each hidden unit: one, or the size of the last projection's kernel.
         mean_f: [F].
         mean_d: [C].
@@ -112,7 +115,8 @@ class _Sums:
         self.hidden = hidden
         self.kernel = hidden.kernel(flow)
         self.taps = int(np.prod(self.kernel, dtype=int)) if self.kernel else 1
-        self.features = region.channels + hidden.units * self.taps
+        self.direct = 0 if hidden.integers else region.channels
+        self.features = self.direct + hidden.units * self.taps
         self.values = (region.entry, region.merge, hidden.value)
         self.rows = 0
         self.f = np.zeros(self.features)
@@ -135,7 +139,7 @@ class _Sums:
         share = self.rows_needed / LEAST_CHUNKS / max(1, sum(self._rows_in(run) for run in runs))
         parts = [self._drawn(run, share, random) for run in runs]
         x, d, h = (np.concatenate([part[i] for part in parts]).astype(np.float64) for i in range(3))
-        features = np.concatenate([x, h], axis=1)
+        features = np.concatenate([x[:, : self.direct], h], axis=1)
         self.rows += len(features)
         self.f += features.sum(axis=0)
         self.d += d.sum(axis=0)
@@ -167,13 +171,12 @@ class _Sums:
         rows = max(1, self.rows)
         mean_f, mean_d = self.f / rows, self.d / rows
         ff = (self.ff if self.ff is not None else np.zeros((self.features,) * 2)) / rows - np.outer(mean_f, mean_f)
-        return HiddenMoments(
-            self.region.channels, self.taps, mean_f, mean_d, ff, self.fd / rows - np.outer(mean_f, mean_d)
-        )
+        return HiddenMoments(self.direct, self.taps, mean_f, mean_d, ff, self.fd / rows - np.outer(mean_f, mean_d))
 
 
-def fit_narrow(moments: HiddenMoments, shares: Sequence[float] = SHARES) -> tuple[Bypass, ...]:
+def fit_narrow(moments: HiddenMoments, shares: Sequence[float] = ()) -> tuple[Bypass, ...]:
     """One narrow bypass for each share of units kept, from wide to narrow."""
+    shares = shares or (SHARES if moments.channels else INTEGER_SHARES)
     scale = np.sqrt(np.maximum(np.diag(moments.ff), 1e-20))
     ff, fd = moments.ff / np.outer(scale, scale), moments.fd / scale[:, None]
     units = np.arange(moments.units)
@@ -217,7 +220,8 @@ def _refitted(moments: HiddenMoments, ff: Matrix, fd: Matrix, units: NDArray[np.
     slope = np.linalg.solve(ff[np.ix_(chosen, chosen)] + RIDGE * np.eye(len(chosen)), fd[chosen])
     slope /= scale[chosen, None]
     shift = moments.mean_d - moments.mean_f[chosen] @ slope
-    linear, down = slope[: moments.channels], slope[moments.channels :]
-    arrays = {"weight": np.eye(moments.channels) + linear, "down": down, "shift": shift}
+    direct, down = np.eye(len(shift)), slope[moments.channels :]
+    direct[: moments.channels] += slope[: moments.channels]
+    arrays = {"weight": direct, "down": down, "shift": shift}
     typed: dict[str, Array] = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in arrays.items()}
     return Bypass("narrow", {**typed, "units": units.astype(np.int64)})

@@ -12,10 +12,11 @@ from onnx import helper, numpy_helper
 
 from skipc.passes.builder import Builder, Fragment
 from skipc.passes.flow import Flow, NodeSet, members, node_inputs, node_set
-from skipc.passes.narrow import Hidden, constants_of, find_hidden, narrowed
+from skipc.passes.narrow import Hidden, Narrowed, constants_of, find_hidden, narrowed
 from skipc.passes.normalize import copied_node
 from skipc.passes.placement import for_branch
-from skipc.passes.surrogate import write_bypass
+from skipc.passes.products import Integers, integers_of
+from skipc.passes.surrogate import Formats, write_bypass
 from skipc.runtime import names
 from skipc.runtime.plan import Array, Block, Bypass, Region
 
@@ -33,10 +34,10 @@ class Cut:
 
     @classmethod
     def of(cls, model: onnx.ModelProto, blocks: Sequence[Block]) -> Cut:
-        """Prepare to cut; the arrays of constants are read only where a narrow bypass needs them."""
+        """Prepare to cut; the arrays of constants are read only where a bypass multiplies by weights."""
         flow = Flow.of(model.graph)
-        narrow = any(bypass.kind == "narrow" for block in blocks for bypass in _bypasses(block.bypass))
-        constants = constants_of(model.graph) if narrow else {}
+        multiplies = any("weight" in bypass.arrays for block in blocks for bypass in _bypasses(block.bypass))
+        constants = constants_of(model.graph) if multiplies else {}
         return cls(model, flow, {node.name: i for i, node in enumerate(flow.nodes)}, constants)
 
     def inside(self, blocks: Sequence[Block]) -> tuple[NodeSet, ...]:
@@ -139,18 +140,19 @@ class Cut:
             return self._chained(block, opset)
         region, prefix = block.region, names.bypass(block.region.name)
         builder = Builder(prefix, opset)
-        first, tensors, hidden = self._narrowed(block)
-        written = write_bypass(builder, region, block.bypass, hidden)
+        narrow = self._narrowed(block)
+        formats = Formats(narrow.entry if narrow.nodes else self._entry(region), narrow.hidden)
+        written = write_bypass(builder, region, block.bypass, narrow.value, formats)
         if not region.tail or block.bypass.kind == "identity":
             builder.op("Identity", [written], output=prefix)
             fragment = builder.fragment()
-            return Fragment((*first, *fragment.nodes), (*tensors, *fragment.initializers))
+            return Fragment((*narrow.nodes, *fragment.nodes), (*narrow.initializers, *fragment.initializers))
         inside = [self.flow.nodes[self.position[name]] for name in region.tail]
         new = {region.merge: written, region.exit: prefix}
         new |= {name: f"{prefix}/tail/{name}" for node in inside for name in node.output if name and name not in new}
         fragment = builder.fragment()
         tail = [renamed(node, new, f"{prefix}/tail") for node in inside]
-        return Fragment((*first, *fragment.nodes, *tail), (*tensors, *fragment.initializers))
+        return Fragment((*narrow.nodes, *fragment.nodes, *tail), (*narrow.initializers, *fragment.initializers))
 
     def _chained(self, block: Block, opset: int) -> Fragment:
         """The bypasses of a chain's parts, each of which reads what the one before it writes."""
@@ -166,13 +168,18 @@ class Cut:
             new = {part.region.exit: written}
         return Fragment(tuple(nodes), tuple(tensors))
 
-    def _narrowed(self, block: Block) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]:
+    def _narrowed(self, block: Block) -> Narrowed:
         """The hidden layer of a narrow bypass; nothing for other kinds."""
         if block.bypass.kind != "narrow":
-            return [], [], ""
+            return Narrowed()
         hidden = self._hidden(block.region)
         units = block.bypass.arrays["units"]
-        return narrowed(self.flow, self.constants, hidden, units, names.bypass(block.region.name))
+        entry = self._entry(block.region)
+        return narrowed(self.flow, self.constants, hidden, units, names.bypass(block.region.name), entry)
+
+    def _entry(self, region: Region) -> Integers | None:
+        """How a region multiplies its entry value in 8 bits."""
+        return integers_of(self.flow, self.constants, self._set(region.nodes), region.entry)
 
     def _hidden(self, region: Region) -> Hidden:
         found = find_hidden(self.flow, self.constants, region)

@@ -7,9 +7,8 @@ the last projection does with the kept units is fitted anew, and not the concern
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +18,7 @@ from onnx import numpy_helper
 from skipc.passes.external import is_external
 from skipc.passes.flow import Flow, NodeSet, members, node_set
 from skipc.passes.normalize import copied_node
+from skipc.passes.products import Integers, Product, attribute, product_at
 from skipc.runtime.plan import Array, Region
 
 UNITWISE = frozenset(
@@ -40,6 +40,7 @@ class Hidden:
         projection: position of the node that reads them last.
         nodes: positions of the nodes from the region's entry to the activations.
         slices: for each constant among them that has an extent of its own for every unit, the axis of the units.
+        integers: how the last projection is written in 8 bits; None in float.
     """
 
     value: str
@@ -47,11 +48,12 @@ class Hidden:
     projection: int
     nodes: NodeSet
     slices: Mapping[str, int] = field(default_factory=dict)
+    integers: Integers | None = None
 
     def kernel(self, flow: Flow) -> tuple[int, ...]:
         """Extents of the last projection's kernel; empty for a matrix product."""
         node = flow.nodes[self.projection]
-        return tuple(_attribute(node, "kernel_shape", ())) if node.op_type == "Conv" else ()
+        return tuple(attribute(node, "kernel_shape", ())) if node.op_type == "Conv" else ()
 
 
 class _NotNarrowableError(Exception):
@@ -81,11 +83,6 @@ def constants_of(graph: onnx.GraphProto) -> dict[str, Array]:
     return {name: numpy_helper.to_array(item) for name, item in found.items()}
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    found = [onnx.helper.get_attribute_value(item) for item in node.attribute if item.name == name]
-    return found[0] if found else default
-
-
 class _Slicer:
     """Walks back from a region's last projection and notes which constants to slice."""
 
@@ -102,24 +99,25 @@ class _Slicer:
 
     def hidden(self) -> Hidden:
         projection = self._last_projection()
-        node = self._flow.nodes[projection]
-        value = node.input[0]
-        self._units = self._weight(node).shape[self._input_axis(node)]
-        self._slice(value)
-        ancestors = self._flow.ancestors[self._flow.producer[value]] & node_set(self._inside)
-        return Hidden(value, self._units, projection, ancestors, dict(self._slices))
+        product = self._product(projection)
+        if product is None:
+            raise _NotNarrowableError
+        self._units = self._constants[product.weight].shape[product.input_axis]
+        self._slice(product.value)
+        ancestors = self._flow.ancestors[self._flow.producer[product.value]] & node_set(self._inside)
+        return Hidden(product.value, self._units, projection, ancestors, dict(self._slices), product.integers)
 
     def _last_projection(self) -> int:
         """The only node with a weight matrix that the merge is reached from without another one between."""
         merge = self._flow.producer[self._region.merge]
         # Where an optimiser has fused the residual sum, the region ends with the projection itself.
-        waiting, found = ([], {merge}) if self._is_projection(merge) else ([merge], set())
+        waiting, found = ([], {merge}) if self._product(merge) else ([merge], set())
         while waiting:
             for name in self._flow.data_inputs(waiting.pop()):
                 made_by = self._flow.producer.get(name)
                 if name == self._region.entry or made_by is None or made_by not in self._inside:
                     continue
-                if self._is_projection(made_by):
+                if self._product(made_by):
                     found.add(made_by)
                 else:
                     waiting.append(made_by)
@@ -130,31 +128,20 @@ class _Slicer:
             self._require_same_extent(self._flow.nodes[projection])
         return projection
 
-    def _is_projection(self, position: int) -> bool:
-        node = self._flow.nodes[position]
-        if node.op_type == "Conv":
-            return node.input[1] in self._constants and _attribute(node, "group", 1) == 1
-        return node.op_type in ("MatMul", "Gemm") and self._constants.get(node.input[1], np.zeros(0)).ndim == 2
+    def _product(self, position: int) -> Product | None:
+        return product_at(self._flow, self._constants, position)
 
     def _require_same_extent(self, node: onnx.NodeProto) -> None:
         """The refitted projection reads the same places, which is only written for stride and dilation 1."""
         kernel = self._weight(node).shape[2:]
         pads = tuple((extent - 1) // 2 for extent in kernel) * 2
-        plain = _attribute(node, "auto_pad", b"NOTSET") in (b"NOTSET", b"") and all(extent % 2 for extent in kernel)
-        ones = (*_attribute(node, "strides", ()), *_attribute(node, "dilations", ()))
-        if not plain or set(ones) - {1} or tuple(_attribute(node, "pads", (0,) * len(pads))) != pads:
+        plain = attribute(node, "auto_pad", b"NOTSET") in (b"NOTSET", b"") and all(extent % 2 for extent in kernel)
+        ones = (*attribute(node, "strides", ()), *attribute(node, "dilations", ()))
+        if not plain or set(ones) - {1} or tuple(attribute(node, "pads", (0,) * len(pads))) != pads:
             raise _NotNarrowableError
 
     def _weight(self, node: onnx.NodeProto) -> Array:
         return self._constants[node.input[1]]
-
-    def _input_axis(self, node: onnx.NodeProto) -> int:
-        """Axis of a projection's weight along which its inputs lie."""
-        return 1 if node.op_type == "Conv" or self._transposed(node) else 0
-
-    @staticmethod
-    def _transposed(node: onnx.NodeProto) -> bool:
-        return node.op_type == "Gemm" and bool(_attribute(node, "transB", 0))
 
     def _slice(self, value: str) -> None:
         """Note what must be sliced for a value to hold the kept units only."""
@@ -164,22 +151,22 @@ class _Slicer:
         made_by = self._flow.producer.get(value)
         if made_by is None or made_by not in self._inside:
             raise _NotNarrowableError
-        node = self._flow.nodes[made_by]
-        if self._is_projection(made_by):
-            self._slice_constant(node.input[1], 1 - self._input_axis(node))
-            self._slice_biases(node)
-        elif node.op_type == "Conv" and _attribute(node, "group", 1) == self._units == len(self._weight(node)):
+        node, product = self._flow.nodes[made_by], self._product(made_by)
+        if product is not None:
+            self._slice_constant(product.weight, product.output_axis)
+            self._slice_others(product.others)
+        elif node.op_type == "Conv" and attribute(node, "group", 1) == self._units == len(self._weight(node)):
             self._slice_constant(node.input[1], 0)
-            self._slice_biases(node)
+            self._slice_others(node.input[2:])
             self._slice(node.input[0])
         elif node.op_type in UNITWISE:
             self._slice_operands(node)
         else:
             raise _NotNarrowableError
 
-    def _slice_biases(self, node: onnx.NodeProto) -> None:
-        for name in node.input[2:]:
-            if name and name in self._constants and self._constants[name].ndim:
+    def _slice_others(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name and name in self._constants and self._constants[name].size > 1:
                 self._slice_constant(name, self._constants[name].ndim - 1)
 
     def _slice_operands(self, node: onnx.NodeProto) -> None:
@@ -208,13 +195,42 @@ class _Slicer:
             raise _NotNarrowableError
 
 
+@dataclass(frozen=True)
+class Narrowed:
+    """The hidden layer with fewer units.
+
+    Attributes:
+        nodes: copies of those that make the hidden activations.
+        initializers: the sliced constants.
+        value: name of the activations.
+        entry: how products of the entry value are written in 8 bits, next to these nodes.
+        hidden: how the last projection is.
+    """
+
+    nodes: tuple[onnx.NodeProto, ...] = ()
+    initializers: tuple[onnx.TensorProto, ...] = ()
+    value: str = ""
+    entry: Integers | None = None
+    hidden: Integers | None = None
+
+
 def narrowed(
-    flow: Flow, constants: Mapping[str, Array], hidden: Hidden, units: NDArray[np.int64], prefix: str
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]:
+    flow: Flow,
+    constants: Mapping[str, Array],
+    hidden: Hidden,
+    units: NDArray[np.int64],
+    prefix: str,
+    entry: Integers | None = None,
+) -> Narrowed:
     """Copies of the nodes that make the hidden activations, for these units only.
 
-    Returns:
-        the nodes, the sliced constants, and the name of the activations.
+    Args:
+        flow: of the normalised model.
+        constants: arrays by value name.
+        hidden: layer of a region.
+        units: to keep.
+        prefix: of the copies' names.
+        entry: how the region multiplies its entry value in 8 bits.
     """
     inside = [flow.nodes[i] for i in members(hidden.nodes)]
     new = {name: f"{prefix}/{name}" for node in inside for name in node.output if name}
@@ -231,7 +247,8 @@ def narrowed(
         copy.name = f"{prefix}/{node.name}"
         _set_group(copy, hidden.units, len(units))
         nodes.append(copy)
-    return nodes, tensors, new[hidden.value]
+    entry = entry and entry.renamed(new)
+    return Narrowed(tuple(nodes), tuple(tensors), new[hidden.value], entry, hidden.integers)
 
 
 def _set_group(node: onnx.NodeProto, before: int, after: int) -> None:

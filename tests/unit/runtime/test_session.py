@@ -70,7 +70,7 @@ def test_a_provider_that_onnxruntime_drops_silently_is_refused(monkeypatch: pyte
     """The wheel lists CUDA, but its libraries do not load: the session then runs on the CPU."""
     real = onnxruntime.InferenceSession
 
-    def falls_back(model: bytes, options: Any, providers: list[str]) -> Any:
+    def falls_back(model: bytes, options: Any, providers: list[Any]) -> Any:
         assert providers == [("CUDAExecutionProvider", {})]
         return real(model, options, providers=["CPUExecutionProvider"])
 
