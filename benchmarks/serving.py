@@ -30,7 +30,7 @@ from skipc.runtime.plan import Array
 
 SECONDS = 30
 CLIENTS = 8
-SENTENCES = 400
+SENTENCES = 1000
 START_S = 60
 
 Good = tuple[Json, Mapping[int, Array], str]
@@ -124,15 +124,15 @@ def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
 def _client(url: str, good: list[Good], number: int, until: float) -> Json:
     """One client's requests until the time is up: every second one is good, the others go through the mistakes."""
     asked: list[tuple[str, str]] = []
-    latencies = []
+    latencies: list[float] = []
     with httpx.Client(timeout=60, base_url=url) as connection:
-        for k in count(number):
+        for k in count():
             if time.monotonic() > until:
                 return {"asked": asked, "latencies": latencies}
             start = time.perf_counter()
-            asked.append(("good", _wrong_in_good(connection, *good[k % len(good)])))
+            asked.append(("good", _wrong_in_good(connection, *good[(CLIENTS * k + number) % len(good)])))
             latencies.append(time.perf_counter() - start)
-            name = list(BAD)[k % len(BAD)]
+            name = list(BAD)[(k + number) % len(BAD)]
             asked.append((name, _wrong_in_bad(connection, *BAD[name])))
     raise AssertionError("the loop has no end but the time's")
 

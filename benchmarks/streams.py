@@ -27,8 +27,8 @@ from skipc.runtime.plan import Array
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STORED = Path(__file__).parent / "monitor" / "minilm.npz"
-FILMS = 2000
-CHANGED = 500
+FILMS = 1500
+CHANGED = 400
 
 TOKENS = range(1000, 30000)
 """Of the vocabulary, without special tokens."""
