@@ -1,8 +1,7 @@
-"""What watching a deployment costs, and how soon the monitor notices that inputs have changed; MiniLM at batch 1."""
+"""What a decision log costs, and how soon the monitor notices that inputs have changed; MiniLM at batch 1."""
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -10,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from benchmarks import minilm
+from benchmarks import minilm, streams
+from benchmarks.measures import interval
 from benchmarks.workbench import Json, Workbench
 from skipc.compiler.build import serialized
-from skipc.compiler.data import batches
 from skipc.compiler.latency import interleaved
-from skipc.runtime import Answer, DecisionLog, Monitor, Session
+from skipc.runtime import DecisionLog, Monitor, Session
 from skipc.runtime.plan import Array
-from skipc.runtime.variants import Variant
 from skipc.runtime.watch import Alarm
 
 Feeds = Mapping[str, Array]
@@ -28,118 +25,92 @@ Feeds = Mapping[str, Array]
 FAMILIAR = 300
 """Requests like those of calibration that come before the change."""
 
+CHANGED = 500
+"""Requests after it: by then there must be an alarm."""
+
 AUDIT_SHARE = 0.05
-TOKENS = range(1000, 30000)
-"""Of the vocabulary, without special tokens."""
 
 
 def run(bench: Workbench) -> Json:
     """Costs, and streams that switch from film reviews to something else."""
     built = bench.compiled(minilm.job())
     data = serialized(built.compiled)
-    domains = minilm.domains(built, bench.pick(1000, 40))
-    streams = {name: [item.feeds for item in batches(found, 1, built.inputs)] for name, found in domains.items()}
-    films = streams["films"]
-    familiar, fresh = films[: len(films) // 3][:FAMILIAR], films[len(films) // 3 :]
-    changed = {**streams, "films": fresh, "random tokens": [_random_tokens(item, k) for k, item in enumerate(fresh)]}
-    bench.say("timing the decisions and their log")
-    costs = {
-        "decisions": decisions_cost(data, films[:100], bench.pick(5, 1)),
-        "log": log_cost(data, films[:100], bench.pick(6, 1)),
-        "wall_clock": wall_clock_cost(data, films[:100], bench.pick(20, 1)),
-    }
+    found = streams.requests(built, bench.pick(FAMILIAR + CHANGED, 40))
+    films = found["films"]
+    familiar, fresh = films[: bench.pick(FAMILIAR, 10)], films[bench.pick(FAMILIAR, 10) :]
+    changed = {name: items[: len(fresh)] for name, items in {**found, "films": fresh}.items()}
+    bench.say("timing the log, call by call")
+    log: Json = {"calls": calls_cost(data, films[:100], bench.pick(10, 1))}
+    bench.say("timing the log, session by session")
+    log["sessions"] = sessions_cost(data, films[:50], bench.pick(30, 2))
     bench.say("streams that change")
-    return {**costs, "alarms": {name: alarms(data, familiar, items) for name, items in changed.items()}}
+    return {"log": log, "alarms": {name: alarms(data, familiar, items) for name, items in changed.items()}}
 
 
-def _random_tokens(feeds: Feeds, seed: int) -> Feeds:
-    random = np.random.default_rng(seed)
-    ids = feeds["input_ids"]
-    return {**feeds, "input_ids": random.integers(TOKENS.start, TOKENS.stop, ids.shape).astype(ids.dtype)}
+def calls_cost(data: bytes, feeds: Sequence[Feeds], rounds: int) -> Json:
+    """What the decisions and their log add to a request, in one and the same session: with, without, without, with.
 
+    Weights lie where they lie for both, which sessions of their own do not offer. Without means the session of ONNX
+    Runtime that serves, asked for the model's own outputs. Nothing but outputs is added to the graph for decisions.
 
-def decisions_cost(data: bytes, feeds: Sequence[Feeds], rounds: int) -> Json:
-    """Kernel time of the nodes that show decisions, by ONNX Runtime's own profiler, microseconds a request."""
-    shown = Variant(decisions=True).of(data, where="")
-    with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = 1, 3
-        options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(shown, options, providers=["CPUExecutionProvider"])
-        for _ in range(rounds):
-            for item in feeds:
-                session.run(None, item)
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    kernels = [item for item in events if item.get("cat") == "Node" and item["name"].endswith("_kernel_time")]
-    ours = [item for item in kernels if item["name"].startswith(("skipc/decisions", "skipc.scores", "skipc.decisions"))]
-    requests = rounds * len(feeds)
-    times = [sum(item["dur"] for item in found) / requests for found in (ours, kernels)]
-    return {"us": round(times[0], 1), "of_us": round(times[1], 1), "nodes": len(ours) / requests}
-
-
-class _Nobody:
-    """An observer that does nothing, so that the session computes its decisions as with a log."""
-
-    def attach(self, session: Session) -> None:
-        """See `Observer.attach`."""
-
-    def observe(self, answer: Answer) -> None:
-        """See `Observer.observe`."""
-
-
-def log_cost(data: bytes, feeds: Sequence[Feeds], rounds: int) -> Json:
-    """Processor time that logging adds to the thread of a request, microseconds: pairs in one and the same session.
-
-    Processor time, since the two sessions of a wall-clock comparison differ by more than what is to be measured.
+    Returns:
+        `share` of the latency by the wall clock, and `processor_us`, the processor time of the request's thread, which
+        other programs disturb less; medians over pairs with their intervals.
     """
     with tempfile.TemporaryDirectory() as folder, DecisionLog(Path(folder) / "d.log") as log:
-        session = Session(data, observers=[_Nobody()])
-        pairs = [_pair(session, log, item, row % 2) for row in range(rounds) for item in feeds]
-    extra = 1e6 * np.array([logged - plain for plain, logged in pairs[len(feeds) // 10 :]])
-    draws = np.random.default_rng(0).integers(0, len(extra), (1000, len(extra)))
-    low, high = np.quantile(np.median(extra[draws], axis=1), [0.025, 0.975])
-    plain = 1e6 * float(np.median([first for first, _ in pairs]))
-    found = {"median": float(np.median(extra)), "low": float(low), "high": float(high), "of_us": plain}
-    return {name: round(value, 1) for name, value in found.items()}
+        session = Session(data, observers=[log])
+        pairs = np.array([pair for row in range(rounds) for item in feeds for pair in _abba(session, item, row % 2)])
+    (plain, logged), (plain_cpu, logged_cpu) = pairs[len(feeds) // 5 :].transpose(1, 2, 0)
+    return {
+        "pairs": len(plain),
+        "share": interval(logged / plain - 1.0),
+        "latency_ms": round(1e3 * float(np.median(plain)), 3),
+        "processor_us": interval(1e6 * (logged_cpu - plain_cpu)),
+        "of_processor_us": round(1e6 * float(np.median(plain_cpu)), 1),
+    }
 
 
-def wall_clock_cost(data: bytes, feeds: Sequence[Feeds], rounds: int) -> Json:
-    """What decisions and their log add to the latency of a request, as a share of it: interleaved pairs of sessions.
-
-    Each timed run follows one of the same session that is not timed. The file's plain session is timed twice: what its
-    second copy differs by is what this comparison cannot tell. Several pairs of sessions are opened, since where a
-    session's weights happen to lie in memory weighs as much as what is to be measured.
-    """
-    with tempfile.TemporaryDirectory() as folder, DecisionLog(Path(folder) / "d.log") as log:
-        ratios = [_wall_clock(data, log, feeds, row) for row in range(rounds)]
-    logged, again = np.array(ratios).transpose(2, 0, 1).reshape(2, -1)
-    return {name: _share(found) for name, found in (("logged", logged), ("plain_again", again))}
-
-
-def _wall_clock(data: bytes, log: DecisionLog, feeds: Sequence[Feeds], seed: int) -> list[tuple[float, float]]:
-    """By request: latency over the plain session's, of one with a log and of another plain one, less 1."""
-    sessions = [Session(data), Session(data, observers=[log]), Session(data)]
-    runs = [[lambda s=session, f=item: s.run(None, f) for session in sessions] for item in feeds]
-    times = [interleaved(found, 1, seed=1000 * seed + row)[0] for row, found in enumerate(runs)]
-    return [(float(logged / plain) - 1.0, float(again / plain) - 1.0) for plain, logged, again in times]
-
-
-def _share(found: NDArray[np.float64]) -> Json:
-    draws = np.random.default_rng(0).integers(0, len(found), (1000, len(found)))
-    low, high = np.quantile(np.median(found[draws], axis=1), [0.025, 0.975])
-    return {"median": round(float(np.median(found)), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
-
-
-def _pair(session: Session, log: DecisionLog, feeds: Feeds, first: int) -> tuple[float, float]:
-    """Processor seconds without and with the log, in either order."""
-    seconds = [0.0, 0.0]
-    for which in (first, 1 - first):
-        start = time.thread_time()
-        answer = session.answer(feeds)
+def _abba(session: Session, feeds: Feeds, first: int) -> list[list[tuple[float, float]]]:
+    """Two pairs, neighbours in time, in mirrored order: [[wall clock], [processor]] of (plain, logged), seconds."""
+    engine, own = session._serving.session.inference, [item.name for item in session.get_outputs()]
+    found = {}
+    for place, which in enumerate((first, 1 - first, 1 - first, first)):
+        wall, processor = time.perf_counter(), time.thread_time()
         if which:
-            log.observe(answer)
-        seconds[which] = time.thread_time() - start
-    return seconds[0], seconds[1]
+            session.run(own, feeds)
+        else:
+            engine.run(own, feeds)
+        found[place // 2, which] = time.perf_counter() - wall, time.thread_time() - processor
+    return [[(found[k, 0][clock], found[k, 1][clock]) for clock in (0, 1)] for k in (0, 1)]
+
+
+def sessions_cost(data: bytes, feeds: Sequence[Feeds], openings: int) -> Json:
+    """The same between sessions with a log and without one, opened anew, in an order drawn anew, again and again.
+
+    Where a session's weights happen to lie in memory moves its latency by a few per cent, so the unit is one opening:
+    two plain sessions and one with a log, in interleaved single calls. `plain_again` compares the two plain ones, and
+    tells what this comparison is worth. Means over openings with their intervals.
+    """
+    random = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder, DecisionLog(Path(folder) / "d.log") as log:
+        medians = np.array([_opening(data, log, feeds, random) for _ in range(openings)])
+    return {
+        "openings": openings,
+        "calls": openings * len(feeds),
+        "logged": interval(medians[:, :2].mean(axis=1), "mean"),
+        "plain_again": interval(medians[:, 2], "mean"),
+        "spread_of_plain_again": round(float(medians[:, 2].std()), 4),
+    }
+
+
+def _opening(data: bytes, log: DecisionLog, feeds: Sequence[Feeds], random: np.random.Generator) -> NDArray[np.float64]:
+    """Medians over calls, less 1, of latency over latency: log over each of two plain sessions, plain over plain."""
+    opened = {which: Session(data, observers=[log] * (which == 2)) for which in random.permutation(3).tolist()}
+    sessions = [opened[which] for which in range(3)]
+    runs = [[lambda s=session, f=item: s.run(None, f) for session in sessions] for item in feeds]
+    times = np.concatenate([interleaved(item, 1, warm_up=row == 0, seed=row) for row, item in enumerate(runs)])
+    ratios = [times[:, 2] / times[:, 0], times[:, 2] / times[:, 1], times[:, 1] / times[:, 0]]
+    return np.median(ratios, axis=1) - 1.0
 
 
 def alarms(data: bytes, familiar: Sequence[Feeds], changed: Sequence[Feeds]) -> Json:

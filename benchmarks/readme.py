@@ -1,34 +1,59 @@
-"""`python -m benchmarks.readme`: rewrite the README's results, and its run of the demo, from benchmarks/results."""
+"""`python -m benchmarks.readme`: rewrite what README and docs/runtime.md quote of benchmarks/results."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from benchmarks.runtime_page import alarms_section, log_section, serving_section
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
 NONE = "none"
 
 Result = Mapping[str, Any]
+Section = Callable[[Result], Iterator[str]]
 
 
 def main() -> int:
-    """Rewrite the README in place; the exit code is 1 where its markers are missing."""
-    path = REPOSITORY / "README.md"
-    text = path.read_text(encoding="utf-8")
+    """Rewrite the pages in place; the exit code is 1 where markers are missing."""
     results = {item.stem: json.loads(item.read_text(encoding="utf-8")) for item in sorted(RESULTS.glob("*.json"))}
-    try:
-        text = _replaced(text, "results", "\n".join(_section(results)))
-        if "demo" in results:
-            text = _replaced(text, "demo", "\n".join(_demo_run(results["demo"]["results"])))
-    except ValueError as error:
-        print(f"error: {path.name}: {error}", file=sys.stderr)
-        return 1
-    path.write_text(text, encoding="utf-8")
+    sections = {
+        "README.md": {
+            "results": _section(_without(results, "deployment", "serving")),
+            **_written(results, "demo", {"demo": _demo_run}),
+        },
+        "docs/runtime.md": {
+            **_written(results, "deployment", {"log": log_section, "alarms": alarms_section}),
+            **_written(results, "serving", {"serving": serving_section}),
+        },
+    }
+    for page, content in sections.items():
+        path = REPOSITORY / page
+        text = path.read_text(encoding="utf-8")
+        try:
+            for name, lines in content.items():
+                text = _replaced(text, name, "\n".join(lines))
+        except ValueError as error:
+            print(f"error: {page}: {error}", file=sys.stderr)
+            return 1
+        path.write_text(text, encoding="utf-8")
     return 0
+
+
+def _without(results: Mapping[str, Result], *names: str) -> Mapping[str, Result]:
+    return {name: result for name, result in results.items() if name not in names}
+
+
+def _written(results: Mapping[str, Result], of: str, sections: Mapping[str, Section]) -> dict[str, Iterator[str]]:
+    """Sections that quote one result, and say where it comes from; none where it was not measured."""
+    if of not in results:
+        return {}
+    origin = {} if of == "demo" else {f"{of} origin": iter([_origin({of: results[of]}, "../benchmarks")])}
+    return {**{name: section(results[of]["results"]) for name, section in sections.items()}, **origin}
 
 
 def _replaced(text: str, name: str, content: str) -> str:
@@ -139,13 +164,13 @@ def _rows_table(result: Result) -> Iterator[str]:
         yield f"| {row['rows']} rows, by {row['granularity']} | {' | '.join(parts)} |"
 
 
-def _origin(results: Mapping[str, Result]) -> str:
+def _origin(results: Mapping[str, Result], folder: str = "benchmarks") -> str:
     """Machine and versions; of the result that was measured last, where they differ."""
     last = max(results.values(), key=lambda result: str(result["date"]))
     machine, version = last["machine"], last["versions"].get("onnxruntime", "?")
     return (
         f"Measured on {machine['cores']} cores of {machine['cpu']} with ONNX Runtime {version} on the CPU, "
-        f"{last['date'][:10]}; [benchmarks](benchmarks/README.md) says how."
+        f"{last['date'][:10]}; [benchmarks]({folder}/README.md) says how."
     )
 
 

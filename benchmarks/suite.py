@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from benchmarks import batches, coverage, demo, deployment, efficientnet, help_time, int8, large, minilm, overhead, rows
+from benchmarks import (
+    batches,
+    coverage,
+    demo,
+    deployment,
+    efficientnet,
+    help_time,
+    int8,
+    large,
+    minilm,
+    overhead,
+    rows,
+    serving,
+)
 from benchmarks.workbench import Json, Workbench
 
 BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
@@ -19,5 +32,6 @@ BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
     "batches": batches.run,
     "rows": rows.run,
     "deployment": deployment.run,
+    "serving": serving.run,
     "large": large.run,
 }

@@ -10,7 +10,7 @@ import onnx
 
 from skipc.passes.annotate import AnnotateGates
 from skipc.passes.base import GraphPass, run_passes
-from skipc.passes.expose import AttachDecisions, ExposeDecisions
+from skipc.passes.expose import ExposeDecisions
 from skipc.passes.inject import InjectGates, ReplaceRegions
 from skipc.passes.normalize import Normalize
 from skipc.passes.restore import RecordOriginal
@@ -36,9 +36,9 @@ def build(model: onnx.ModelProto, plan: Plan, *, decisions: bool = False, level_
     """
     floors = tuple(block.gate.floor for block in plan.blocks)
     window = LevelWindow(plan.thresholds, floors, plan.level, as_input=level_input)
-    shown: GraphPass = ExposeDecisions(plan.blocks) if decisions else AttachDecisions(plan.blocks)
+    shown: list[GraphPass] = [ExposeDecisions(plan.blocks)] if decisions else []
     gates = InjectGates(plan.blocks, window)
-    return run_passes(model, [gates, shown, AnnotateGates(plan), StampPlan(plan), RecordOriginal(model)])
+    return run_passes(model, [gates, *shown, AnnotateGates(plan), StampPlan(plan), RecordOriginal(model)])
 
 
 def placing(plan: Plan, weights: str) -> Plan:

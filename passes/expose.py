@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -54,30 +53,6 @@ class ExposeDecisions:
         for name in (names.DECISIONS, names.SCORES):
             shape = [self.blocks[0].region.dims[0], len(self.blocks)]
             model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
-        return model
-
-
-@dataclass(frozen=True)
-class AttachDecisions:
-    """Put what `ExposeDecisions` would add into the metadata, where a runtime finds it and a plain run pays nothing.
-
-    The part is a model with nodes, initializers and outputs; merging by protobuf adds them to those that are there.
-    Nodes in the graph that no output needs would not do: ONNX Runtime 1.32 runs them all the same, 1.6 % of the latency
-    of MiniLM at batch 1 with seven gates.
-    """
-
-    blocks: tuple[Block, ...]
-
-    def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """Return the copy with the entry."""
-        more, old = ExposeDecisions(self.blocks).apply(model).graph, model.graph
-        part = onnx.ModelProto()
-        part.graph.node.extend(more.node[len(old.node) :])
-        part.graph.initializer.extend(more.initializer[len(old.initializer) :])
-        part.graph.output.extend(more.output[len(old.output) :])
-        model = copied(model)
-        text = base64.b64encode(part.SerializeToString(deterministic=True)).decode("ascii")
-        model.metadata_props.add(key=names.DECISIONS_KEY, value=text)
         return model
 
 

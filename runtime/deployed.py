@@ -7,23 +7,32 @@ variants made in memory; each is loaded when it is first needed, and costs the m
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
 import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from skipc.runtime import names
 from skipc.runtime import session as opening
-from skipc.runtime.answer import Answer, Feeds, Observer
-from skipc.runtime.decisions import Decisions, Limits, Rows, limits_of
+from skipc.runtime.answer import Answer, Feeds, Observer, Raw
+from skipc.runtime.decisions import Limits, Rows, limits_of
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Plan, plan_from_json
+from skipc.runtime.shown import Shown
 from skipc.runtime.variants import BYPASS, Level, Variant
+
+
+class _Serving(NamedTuple):
+    """What answers requests, exchanged as one: a request sees the old one or the new one."""
+
+    level: Level
+    session: opening.Session
 
 
 class Session:
@@ -60,13 +69,14 @@ class Session:
         self._lock = threading.Lock()
         self._loaded: dict[Variant, opening.Session] = {}
         self._limits: dict[Level, tuple[Limits, ...]] = {}
+        self._prefix, self._numbers = uuid.uuid4().hex[:20], itertools.count()
         self._bindings: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._own = self._load(Variant())
         self._plan = _plan(self._own, self._where)
+        self._shown = Shown.of(self._plan) if self._plan and self._plan.blocks else None
         self._digest = hashlib.sha256(self._data).hexdigest()
         self._forcible = forcible and self._plan is not None
-        self._level = self._checked(level)
-        self._serving = self._load(self._variant(self._level, bool(observers)))
+        self._serving = self._served(self._checked(level), decisions=bool(observers))
         for observer in self._observers:
             observer.attach(self)
 
@@ -88,14 +98,11 @@ class Session:
     @property
     def level(self) -> Level:
         """The level in force. Setting it loads that level first; requests under way end at the old one."""
-        return self._level
+        return self._serving.level
 
     @level.setter
     def level(self, level: Level) -> None:
-        level = self._checked(level)
-        serving = self._load(self._variant(level, bool(self._observers)))
-        with self._lock:
-            self._level, self._serving = level, serving
+        self._serving = self._served(self._checked(level), decisions=bool(self._observers))
 
     def get_inputs(self) -> list[Any]:
         """As of `onnxruntime.InferenceSession`."""
@@ -115,7 +122,7 @@ class Session:
         if self._observers:
             outputs = self.answer(input_feed, wanted, run_options=run_options).outputs
             return [outputs[name] for name in wanted]
-        found: list[Any] = self._serving.inference.run(wanted, input_feed, run_options)
+        found: list[Any] = self._serving.session.inference.run(wanted, input_feed, run_options)
         return found
 
     def run_batches(self, batches: Iterable[Feeds], output_names: Sequence[str] | None = None) -> Iterator[list[Any]]:
@@ -143,46 +150,40 @@ class Session:
             level: for this request only; observers do not see such requests.
             run_options: `onnxruntime.RunOptions`.
         """
-        in_force, engine = self._engine(level)
+        if level is None and self._observers:
+            in_force, engine = self._serving
+        else:
+            in_force, engine = self._served(self.level if level is None else self._checked(level), decisions=True)
         if names.LEVEL in feeds:
             in_force = max(0, int(feeds[names.LEVEL]))
         wanted = list(dict.fromkeys(output_names or self._own.outputs))
-        shown = [names.DECISIONS, names.SCORES] if self._plan and self._plan.blocks else []
+        values = self._shown.values if self._shown else ()
         start = time.perf_counter()
-        found = engine.inference.run([*wanted, *shown], feeds, run_options)
+        found = engine.inference.run([*wanted, *values], feeds, run_options)
         latency_ms = (time.perf_counter() - start) * 1e3
-        outputs = dict(zip(wanted, found, strict=False))
         answer = Answer(
-            request=request or uuid.uuid4().hex,
+            request=request or f"{self._prefix}{next(self._numbers):012x}",
             time_s=self._clock(),
             latency_ms=latency_ms,
             model=self._digest,
             level=in_force,
             feeds=feeds,
-            outputs=outputs,
-            decisions=self._decisions(in_force, found[len(wanted) :]),
+            outputs=dict(zip(wanted, found, strict=False)),
+            raw=self._raw(in_force, feeds, found[len(wanted) :]),
             reference=reference,
         )
         for observer in self._observers if level is None else ():
             observer.observe(answer)
         return answer
 
-    def _engine(self, level: Level | None) -> tuple[Level, opening.Session]:
-        """What answers a request with decisions: the serving session where it gives them already."""
-        with self._lock:
-            in_force, serving = self._level, self._serving
-        if level is None and self._observers:
-            return in_force, serving
-        in_force = in_force if level is None else self._checked(level)
-        return in_force, self._load(self._variant(in_force, decisions=True))
-
-    def _decisions(self, level: Level, shown: Sequence[Any]) -> Decisions | None:
-        """The one place that reads what a file says of its gates: shares bypassed and scores, [batch, gates] each."""
-        if self._plan is None or not shown:
+    def _raw(self, level: Level, feeds: Feeds, found: Sequence[Any]) -> Raw | None:
+        if self._plan is None or self._shown is None:
             return None
         if level not in self._limits:
             self._limits[level] = limits_of(self._plan, level)
-        return Decisions(self._limits[level], scores=shown[1], bypassed=shown[0])
+        # The first value is a score, [batch, ...]; where no gate reads anything there is none.
+        rows = found[0].shape[0] if found else _extent(feeds[self._own.inputs[0]])
+        return Raw(self._shown, self._limits[level], found, rows)
 
     def warm_up(self, batches: Iterable[Feeds]) -> tuple[str, ...]:
         """Run a few batches ahead of requests: the first run of a branch allocates, and on CUDA tunes convolutions.
@@ -196,11 +197,11 @@ class Session:
         shares = []
         for feeds in batches:
             for limits in forced:
-                self._serving.inference.run(None, {**feeds, **limits})
+                self._serving.session.inference.run(None, {**feeds, **limits})
             shares.append(self._shares(feeds))
         if self._forcible or not shares or self._plan is None:
             return ()
-        live = [limits.is_live for limits in limits_of(self._plan, self._level)]
+        live = [limits.is_live for limits in limits_of(self._plan, self.level)]
         seen = np.concatenate(shares)
         one_sided = live & ((seen == 0).all(axis=0) | (seen == 1).all(axis=0))
         return tuple(self._plan.blocks[k].region.name for k in np.flatnonzero(one_sided))
@@ -216,12 +217,12 @@ class Session:
 
     def _shares(self, feeds: Feeds) -> Rows:
         """Shares bypassed, [batch, gates], without telling the observers."""
-        decisions = self.answer(feeds, level=self._level).decisions
+        decisions = self.answer(feeds, level=self.level).decisions
         return np.zeros((1, 0), np.float32) if decisions is None else decisions.bypassed
 
     def io_binding(self) -> Any:
         """An `onnxruntime.IOBinding` at the level in force, for `run_with_iobinding`; observers do not see its runs."""
-        serving = self._serving.inference
+        serving = self._serving.session.inference
         binding = serving.io_binding()
         self._bindings[binding] = serving
         return binding
@@ -234,17 +235,19 @@ class Session:
         """The session of a variant, loaded when it is first asked for."""
         with self._lock:
             if variant not in self._loaded:
-                data = self._source if variant == Variant() else variant.of(self._data, where=self._where)
+                data = self._source if variant == Variant() else variant.of(self._data)
                 self._loaded[variant] = opening.open_session(
                     data, provider=self._provider, threads=self._threads, where=self._where
                 )
             return self._loaded[variant]
 
-    def _variant(self, level: Level, decisions: bool) -> Variant:
-        if self._plan is None or not self._plan.blocks:
-            return Variant()
-        shown = decisions and names.DECISIONS not in self._own.outputs
-        return Variant(None if level == self._plan.level else level, shown, self._forcible)
+    def _served(self, level: Level, *, decisions: bool) -> _Serving:
+        """The session for a level, with or without what shows decisions."""
+        if self._plan is None or self._shown is None:
+            return _Serving(level, self._own)
+        values = self._shown.values if decisions else ()
+        other = None if level == self._plan.level else level
+        return _Serving(level, self._load(Variant(other, values, self._forcible)))
 
     def _checked(self, level: Level | None) -> Level:
         levels = len(self._plan.thresholds) if self._plan else 1
@@ -262,6 +265,12 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         what = f"cannot read the model: {error.strerror or error}"
         raise InputError("model-unreadable", what, where=str(path), hint="check the path") from error
+
+
+def _extent(array: Any) -> int:
+    """Of the first axis; 1 for a scalar."""
+    shape = np.shape(array)
+    return int(shape[0]) if shape else 1
 
 
 def _plan(session: opening.Session, where: str) -> Plan | None:

@@ -8,22 +8,27 @@ import threading
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from skipc.runtime.answer import Answer
+from skipc.runtime.answer import Answer, Feeds, Raw
 from skipc.runtime.errors import InputError
 from skipc.runtime.lines import Told, line
 from skipc.runtime.plan import Array
+from skipc.runtime.variants import Level
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from skipc.runtime.deployed import Session
 
+
+Kept = tuple[str, float, float, str, Level, Feeds, Mapping[str, Array], Raw | None, str]
+"""The fields of an `Answer`, in order: making another one is left to the writer."""
+
+NOTHING: Mapping[str, Array] = {}
 
 PAUSE_S = 0.05
 """From one look at what waits to the next: waking the writer for each request costs the request 40 µs more."""
@@ -60,7 +65,7 @@ class DecisionLog:
         self._sample, self._keep_inputs = sample, keep_inputs
         self._random = random.Random(seed)
         self._most_waiting = waiting
-        self._waiting: deque[Answer] = deque()
+        self._waiting: deque[Kept] = deque()
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._told: Told = {}
@@ -96,12 +101,20 @@ class DecisionLog:
         else:
             self._waiting.append(self._kept(answer))
 
-    def _kept(self, answer: Answer) -> Answer:
-        """What the writer needs, in copies where the caller may change it meanwhile."""
-        if not self._keep_inputs:
-            return replace(answer, feeds={}, outputs={})
-        feeds, outputs = ({name: np.array(array) for name, array in kept.items()} for kept in _arrays(answer))
-        return replace(answer, feeds=feeds, outputs=outputs)
+    def _kept(self, answer: Answer) -> Kept:
+        """The fields that the writer needs, without the caller's arrays, or with copies of them."""
+        feeds, outputs = (_copies(answer.feeds), _copies(answer.outputs)) if self._keep_inputs else (NOTHING, NOTHING)
+        return (
+            answer.request,
+            answer.time_s,
+            answer.latency_ms,
+            answer.model,
+            answer.level,
+            feeds,
+            outputs,
+            answer.raw,
+            answer.reference,
+        )
 
     def _drop(self) -> None:
         with self._lock:
@@ -116,7 +129,7 @@ class DecisionLog:
         """Write what waits. The log must not end the service: a full disk may have room again later."""
         while self._waiting:
             try:
-                self._write(self._waiting.popleft())
+                self._write(Answer(*self._waiting.popleft()))
                 self._written += 1
             except (OSError, ValueError):
                 self._drop()
@@ -156,5 +169,6 @@ class DecisionLog:
         self.close()
 
 
-def _arrays(answer: Answer) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
-    return answer.feeds, answer.outputs
+def _copies(arrays: Mapping[str, Array]) -> Mapping[str, Array]:
+    """The caller may change its own meanwhile."""
+    return {name: np.array(array) for name, array in arrays.items()}

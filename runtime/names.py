@@ -29,9 +29,6 @@ PLAN_KEY = "skipc.plan"
 ORIGINAL_KEY = "skipc.original"
 """Key in the model's `metadata_props`: what of the original the compiled graph no longer tells, as JSON."""
 
-DECISIONS_KEY = "skipc.decisions"
-"""Key in `metadata_props`: base64 of the part of a model that adds the outputs `DECISIONS` and `SCORES` to this one."""
-
 
 def block(region: str) -> str:
     """Name of the `If` node that stands for a region."""

@@ -1,19 +1,14 @@
-"""Variants of a compiled model, made in memory: at another level, forcible, or with its decisions shown."""
+"""Variants of a compiled model, made in memory: at another level, forcible, or with more of its values as outputs."""
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from skipc.runtime import names
-from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Array
-
-if TYPE_CHECKING:
-    import onnx
 
 Level = int | Literal["bypass"]
 
@@ -27,21 +22,17 @@ class Variant:
 
     Attributes:
         level: the row of thresholds in force, `BYPASS`, or None for the one that the file says.
-        decisions: whether `skipc.decisions` and `skipc.scores` are outputs.
+        values: names of values inside that are outputs too.
         forcible: whether `skipc.thresholds` and `skipc.floors` are optional inputs. ONNX Runtime then cannot settle at
             load which blocks are always bypassed: some 7 µs for each of them, 1.5 % of MiniLM's latency with six.
     """
 
     level: Level | None = None
-    decisions: bool = False
+    values: tuple[str, ...] = ()
     forcible: bool = False
 
-    def of(self, data: bytes, *, where: str) -> bytes:
-        """The bytes of the changed model.
-
-        Raises:
-            InputError: ``decisions-missing``: the file does not say how its decisions are shown.
-        """
+    def of(self, data: bytes) -> bytes:
+        """The bytes of the changed model; the types of more outputs are left to be inferred."""
         import onnx
 
         model = onnx.ModelProto.FromString(data)
@@ -50,8 +41,7 @@ class Variant:
             array = self._replacement(item.name, tuple(item.dims))
             if array is not None:
                 item.CopyFrom(onnx.numpy_helper.from_array(array, item.name))
-        if self.decisions and all(item.name != names.DECISIONS for item in model.graph.output):
-            model.MergeFromString(_part(model, where))
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.values)
         if self.forcible:
             types = [onnx.helper.make_tensor_value_info(item.name, item.data_type, item.dims) for item in tables]
             model.graph.input.extend(types)
@@ -64,11 +54,3 @@ class Variant:
             limits = {names.THRESHOLDS: np.inf, names.FLOORS: -np.inf}
             return np.full(shape, limits[name], np.float32) if name in limits else None
         return np.array(self.level, np.int64) if self.level is not None and name == names.LEVEL else None
-
-
-def _part(model: onnx.ModelProto, where: str) -> bytes:
-    for item in model.metadata_props:
-        if item.key == names.DECISIONS_KEY:
-            return base64.b64decode(item.value)
-    hint = "compile it again with this version of skipc, or with --decisions"
-    raise InputError("decisions-missing", "the file does not say how its decisions are shown", where=where, hint=hint)

@@ -63,7 +63,7 @@ def test_diff_tells_what_happened_to_each_region(compiled: Path) -> None:
     assert first["gate"]["threshold"] == "never"
     assert len(first["weights_moved"]) == 4
     assert found["nodes"]["moved"] == 10
-    assert found["metadata_added"] == ["skipc.decisions", "skipc.plan", "skipc.original"]
+    assert found["metadata_added"] == ["skipc.plan", "skipc.original"]
 
 
 def test_diff_in_words_names_every_region(compiled: Path) -> None:

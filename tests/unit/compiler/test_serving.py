@@ -6,7 +6,9 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from google.protobuf import text_format
 from onnx import TensorProto, helper
@@ -102,3 +104,22 @@ def test_names_and_places_that_cannot_be(tmp_path: Path, words: tuple[str, str])
     model.write_bytes(original())
     ran = invoke("triton", model, "-o", tmp_path / "r", *words, "--output-format", "json")
     assert (ran.code, ran.json["error"]["code"]) == (2, "triton-name" if words[0] == "--name" else "output-unwritable")
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_request_made_of_the_config_alone_runs(schema: Any, tmp_path: Path, batch_size: int) -> None:
+    """As Triton would: the file beside the config, in ONNX Runtime, at the largest batch and the type it names."""
+    path = tmp_path / "m.skip.onnx"
+    path.write_bytes(compiled(plan(batch_size=batch_size)))
+    assert invoke("triton", path, "-o", tmp_path / "r").code == 0
+    found = text_format.Parse((tmp_path / "r" / "m_skip" / "config.pbtxt").read_text(), schema.ModelConfig())
+    session = onnxruntime.InferenceSession(tmp_path / "r" / "m_skip" / "1" / "model.onnx")
+    assert {item.data_type for item in (*found.input, *found.output)} == {schema.TYPE_FP32}
+    feeds = {
+        item.name: np.ones((found.max_batch_size, *(abs(extent) for extent in item.dims)), np.float32)
+        for item in found.input
+    }
+    outputs = session.run([item.name for item in found.output], feeds)
+    for item, array in zip(found.output, outputs, strict=True):
+        assert array.shape == (batch_size, *item.dims)
+        assert array.dtype == np.float32

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from skipc.passes.base import GraphPass, run_passes
-from skipc.passes.expose import AttachDecisions, ExposeDecisions, with_outputs
+from skipc.passes.expose import ExposeDecisions, with_outputs
 from skipc.passes.inject import InjectGates
 from skipc.passes.window import InputWindow
 from skipc.runtime import names
@@ -54,17 +53,3 @@ def test_outputs_of_the_original_stay_in_front() -> None:
     first = block(found.survey.blocks[0])
     model = run_passes(found.model, [InjectGates((first,), InputWindow()), ExposeDecisions((first,))])
     assert [item.name for item in model.graph.output] == ["y", names.DECISIONS, names.SCORES]
-
-
-def test_attached_decisions_leave_the_graph_as_it_is_and_can_be_merged_in() -> None:
-    network = transformer()
-    found = surveyed(network)
-    blocks = tuple(block(region, seed=seed) for seed, region in enumerate(found.survey.blocks))
-    gated = run_passes(found.model, [InjectGates(blocks, InputWindow())])
-    attached = run_passes(gated, [AttachDecisions(blocks)])
-    assert attached.graph.SerializeToString() == gated.graph.SerializeToString()
-    (entry,) = (item for item in attached.metadata_props if item.key == names.DECISIONS_KEY)
-    assert entry.key == names.DECISIONS_KEY
-    attached.MergeFromString(base64.b64decode(entry.value))
-    exposed = ExposeDecisions(blocks).apply(gated)
-    assert attached.graph.SerializeToString() == exposed.graph.SerializeToString()

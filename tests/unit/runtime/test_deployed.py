@@ -16,6 +16,7 @@ from skipc.passes.stamp import SetLevel
 from skipc.runtime import Answer, Session, names
 from skipc.runtime.errors import InputError
 from skipc.runtime.session import is_equal
+from skipc.runtime.variants import Level
 from tests.deployment import NETWORK, compiled, feeds, original, parsed, plain, plan
 from tests.gated import block, surveyed
 from tests.graphs import transformer
@@ -113,6 +114,24 @@ def test_decisions_are_those_of_the_exposing_file() -> None:
             assert is_equal(decisions.scores, expected[1])
 
 
+@pytest.mark.parametrize("level", [0, 1, "bypass"])
+def test_gates_that_read_nothing_decide_as_their_level_says(level: Level) -> None:
+    """Nothing in the file shows it, and nothing need."""
+    constant = plan().blocks[1]
+    given = feeds(0, batch=2)
+    made = plan(blocks=(constant,), thresholds=((-np.inf,), (np.inf,)))
+    decisions = Session(compiled(made)).answer(given, level=level).decisions
+    assert decisions is not None
+    np.testing.assert_array_equal(decisions.bypassed, np.full((2, 1), float(level != 0)))
+    np.testing.assert_array_equal(decisions.scores, np.zeros((2, 1)))
+
+
+def test_requests_without_a_name_get_different_ones() -> None:
+    sessions = (Session(FILE), Session(FILE))
+    found = {session.answer(feeds(0)).request for session in sessions for _ in range(20)}
+    assert len(found) == 40
+
+
 def test_both_decisions_occur() -> None:
     """Else the tests here would prove little."""
     session = Session(FILE)
@@ -124,18 +143,6 @@ def test_showing_decisions_does_not_change_the_answer() -> None:
     shown, bare = Session(FILE, observers=[Watcher()]), Session(FILE)
     for seed in range(20):
         assert is_equal(shown.run(None, feeds(seed))[0], bare.run(None, feeds(seed))[0])
-
-
-def test_a_file_that_does_not_say_how_to_show_its_decisions_is_refused() -> None:
-    model = parsed(FILE)
-    kept = [item for item in model.metadata_props if item.key != names.DECISIONS_KEY]
-    del model.metadata_props[:]
-    model.metadata_props.extend(kept)
-    session = Session(model.SerializeToString())
-    session.run(None, feeds(0))
-    with pytest.raises(InputError) as caught:
-        session.answer(feeds(0))
-    assert caught.value.code == "decisions-missing"
 
 
 def test_an_original_runs_too(tmp_path: Path) -> None:
@@ -256,7 +263,7 @@ def test_a_warm_up_says_which_gates_took_one_branch_only() -> None:
 
 def test_a_forcible_session_takes_both_branches() -> None:
     session = Session(FILE, forcible=True)
-    forced = [session._serving.inference.run(None, {**feeds(0), **limits})[0] for limits in session._forced()]
+    forced = [session._serving.session.inference.run(None, {**feeds(0), **limits})[0] for limits in session._forced()]
     levels = (0, "bypass")
     for found, level in zip(forced, levels, strict=True):
         expected = Session(FILE, level=level).run(None, feeds(0))[0]  # type: ignore[arg-type]
