@@ -47,10 +47,15 @@ def specimens() -> Iterator[Specimen]:
 
 FORMS: tuple[tuple[str, formats.Convert, tuple[str, ...]], ...] = (
     ("float16", formats.float16, ("ResNet, basic", "EfficientNet", "BERT, post-norm", "GPT-2", "Llama")),
+    ("mixed float16 and float32", formats.mixed, ("BERT, post-norm", "Llama")),
+    ("bfloat16", formats.bfloat16, ("ResNet, basic", "BERT, post-norm", "Llama with cache")),
+    ("mixed bfloat16 and float32", formats.mixed_bfloat16, ("BERT, post-norm", "Llama")),
     ("dynamic int8", formats.dynamic_int8, ("ResNet, basic", "BERT, post-norm", "Llama with cache")),
     ("int8 (QDQ)", formats.static_int8, ("ResNet, basic", "MobileNetV2", "BERT, post-norm", "ViT")),
     ("int8 (QOperator)", formats.operators_int8, ("ResNet, basic",)),
-    ("4-bit weights", formats.four_bit, ("BERT, post-norm", "Llama")),
+    ("dynamic int8, optimised by ORT", formats.optimized_dynamic_int8, ("BERT, post-norm", "Llama", "ResNet, basic")),
+    ("4-bit weights (MatMulNBits)", formats.four_bit, ("BERT, post-norm", "Llama")),
+    ("4-bit weights (DequantizeLinear)", formats.four_bit_between, ("BERT, post-norm", "Llama")),
     ("fused for bert", formats.fused("bert"), ("BERT, post-norm",)),
     ("fused for gpt2", formats.fused("gpt2"), ("GPT-2",)),
     ("fused for vit", formats.fused("vit"), ("ViT",)),
@@ -61,6 +66,8 @@ FORMS: tuple[tuple[str, formats.Convert, tuple[str, ...]], ...] = (
     ("local functions", formats.with_functions, ("ResNet, basic",)),
     ("If inside", formats.with_control_flow, ("ResNet, bottleneck",)),
     ("Loop inside", formats.with_loops, ("ResNet, bottleneck",)),
+    ("Scan inside", formats.with_scans, ("ResNet, bottleneck",)),
+    ("fixed axes", formats.fixed, ("ResNet, basic", "YOLO C2f", "BERT, post-norm", "Llama")),
     ("opset 21", formats.at_opset(21), ("ConvNeXt", "BERT, post-norm")),
     ("opset 25", formats.at_opset(25), ("YOLO C2f", "GPT-2")),
 )
