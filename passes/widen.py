@@ -1,7 +1,7 @@
 """Run a bfloat16 model where nothing computes in bfloat16: ONNX Runtime has no such kernels on the CPU.
 
-Every bfloat16 value becomes float32, which holds it exactly. What a graph's structure decides is the same in both: types
-but for that one, shapes, and whether two graphs with the same nodes compute the same.
+Every bfloat16 value becomes float32, which holds it exactly. What a graph's structure decides is the same in both:
+types but for that one, shapes, and whether two graphs with the same nodes compute the same.
 """
 
 from __future__ import annotations

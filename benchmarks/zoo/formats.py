@@ -117,6 +117,11 @@ def static_int8(model: onnx.ModelProto) -> onnx.ModelProto:
     )
 
 
+def newer_static_int8(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same in the newer opset, whose DequantizeLinear onnx.reference knows."""
+    return static_int8(at_opset(21)(model))
+
+
 def operators_int8(model: onnx.ModelProto) -> onnx.ModelProto:
     """Operators on 8-bit values, whose residual stream is 8 bits wide too."""
     from onnxruntime.quantization import QuantFormat, quantize_static

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -56,9 +57,9 @@ def test_nothing_of_it_is_left() -> None:
 def test_values_are_held_exactly() -> None:
     """float32 rounds where bfloat16 does and more finely, so that only the roundings of results differ."""
     network = brain()
-    feeds = network.feeds()
+    feeds: dict[str, Any] = network.feeds()
     wide = open_session(widened(network.model).SerializeToString()).run(feeds)["y"]
-    narrow = ReferenceEvaluator(network.model).run(None, feeds)[0]
+    narrow = ReferenceEvaluator(network.model).run(["y"], feeds)[0]
     np.testing.assert_allclose(wide, narrow, atol=0.1)
     assert np.abs(wide).max() > 0.5
 
@@ -78,8 +79,8 @@ def test_bypasses_are_bfloat16(kind: str) -> None:
     model = network.model
     found = find_regions(model, probe_types(model, probe_feeds(model, input_specs(model), None)))
     compiled = build(model, plan_for([block(region, kind, seed) for seed, region in enumerate(found.blocks)]))
-    feeds = network.feeds()
-    narrow = ReferenceEvaluator(compiled).run(None, feeds)[0]
+    feeds: dict[str, Any] = network.feeds()
+    narrow = ReferenceEvaluator(compiled).run(["y"], feeds)[0]
     wide = open_session(widened(compiled).SerializeToString()).run(feeds)["y"]
     np.testing.assert_allclose(narrow, wide, atol=0.1)
 
