@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from benchmarks import batches, coverage, demo, deployment, efficientnet, help_time, large, minilm, overhead, rows
+from benchmarks import (
+    batches,
+    coverage,
+    demo,
+    deployment,
+    efficientnet,
+    help_time,
+    large,
+    minilm,
+    overhead,
+    placement,
+    rows,
+)
 from benchmarks.workbench import Json, Workbench
 
 BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
@@ -19,4 +31,5 @@ BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
     "rows": rows.run,
     "deployment": deployment.run,
     "large": large.run,
+    "placement": placement.run,
 }

@@ -23,7 +23,7 @@ from skipc.passes.widen import is_narrow, widened
 from skipc.runtime.session import open_session
 from tests.compiled import plan_for
 from tests.gated import block
-from tests.graphs import Net, Network
+from tests.graphs import Array, Net, Network
 
 BFLOAT16 = TensorProto.BFLOAT16
 
@@ -44,6 +44,10 @@ def brain() -> Network:
     return network
 
 
+def reference(model: onnx.ModelProto, feeds: dict[str, Any]) -> Array:
+    return np.asarray(next(iter(ReferenceEvaluator(model).run(["y"], feeds))))
+
+
 def test_nothing_of_it_is_left() -> None:
     model = brain().model
     assert is_narrow(model)
@@ -59,7 +63,7 @@ def test_values_are_held_exactly() -> None:
     network = brain()
     feeds: dict[str, Any] = network.feeds()
     wide = open_session(widened(network.model).SerializeToString()).run(feeds)["y"]
-    narrow = ReferenceEvaluator(network.model).run(["y"], feeds)[0]
+    narrow = reference(network.model, feeds)
     np.testing.assert_allclose(wide, narrow, atol=0.1)
     assert np.abs(wide).max() > 0.5
 
@@ -80,7 +84,7 @@ def test_bypasses_are_bfloat16(kind: str) -> None:
     found = find_regions(model, probe_types(model, probe_feeds(model, input_specs(model), None)))
     compiled = build(model, plan_for([block(region, kind, seed) for seed, region in enumerate(found.blocks)]))
     feeds: dict[str, Any] = network.feeds()
-    narrow = ReferenceEvaluator(compiled).run(["y"], feeds)[0]
+    narrow = reference(compiled, feeds)
     wide = open_session(widened(compiled).SerializeToString()).run(feeds)["y"]
     np.testing.assert_allclose(narrow, wide, atol=0.1)
 
