@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from benchmarks.failure import BenchmarkError
 from benchmarks.web import on_web
 from skipc.compiler.build import build, normalized, serialized, versions
 from skipc.compiler.data import input_specs
@@ -156,6 +157,8 @@ SMALLEST_SCALE = 0.1
 """An output that is smaller all over is taken for this large: a sigmoid is exact to 6e-8, not to digits."""
 
 
+WEB_BYTES = 2**28
+
 RUNTIME_TOLERANCE = 2e-3
 """Another runtime computes in its own order, with its own exponentials; a branch taken wrongly is off by far more."""
 
@@ -191,6 +194,8 @@ def _openvino(model: onnx.ModelProto, feeds: Feeds) -> list[Array]:
 
 
 def _web(model: onnx.ModelProto, feeds: Feeds) -> list[Array]:
+    if model.ByteSize() > WEB_BYTES:
+        raise BenchmarkError("not tried: the file is larger than 256 MiB, and WebAssembly has 4 GiB in all")
     found = on_web(model, feeds)
     return [found[item.name] for item in model.graph.output]
 
