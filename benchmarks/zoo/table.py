@@ -44,9 +44,9 @@ tool's number format allows (1e-5 in float32, 5e-3 in float16, 5e-2 in 8 bits, r
 
 onnxslim, onnxsim and ONNX Runtime's float16 converter leave the gates as they are. Dynamic quantization does not: ONNX
 Runtime's quantizer takes `skipc.thresholds` for an embedding, as `Gather` reads it, and rounds the thresholds to 8
-bits, so that gates decide otherwise. Told to leave `Gather` alone it does no harm, but little good either, since it passes
-over what is inside a branch. So quantize first and compile last: regions of quantized graphs are found (above). No
-certificate holds for a file whose numbers were changed after it was compiled; `skipc verify` measures anew.
+bits, so that gates decide otherwise. Told to leave `Gather` alone it does no harm, but little good either, since it
+passes over what is inside a branch. So quantize first and compile last: regions of quantized graphs are found (above).
+No certificate holds for a file whose numbers were changed after it was compiled; `skipc verify` measures anew.
 """
 
 
