@@ -15,6 +15,7 @@ from benchmarks import (
     large,
     minilm,
     overhead,
+    placement,
     rows,
     serving,
 )
@@ -34,4 +35,5 @@ BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
     "deployment": deployment.run,
     "serving": serving.run,
     "large": large.run,
+    "placement": placement.run,
 }

@@ -18,7 +18,7 @@ from benchmarks.failure import BenchmarkError
 
 Array = NDArray[Any]
 
-TIMEOUT_S = 600
+TIMEOUT_S = 150
 TYPES: Mapping[str, type[np.generic]] = {
     "bool": np.bool_,
     "float16": np.float16,

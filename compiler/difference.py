@@ -48,8 +48,8 @@ def _region_json(
 ) -> Json:
     region = block.region
     moved = [nodes[name] for name in region.nodes if name in nodes]
-    branches = {graph.name: graph for node in compiled.graph.node for graph in _graphs_below(node)}
-    full, bypass = branches.get(names.full(region.name)), branches.get(names.bypass(region.name))
+    branches = {names.branch(graph.name): graph for node in compiled.graph.node for graph in _graphs_below(node)}
+    full, bypass = (branches.get(names.branch(name)) for name in (names.full(region.name), names.bypass(region.name)))
     return {
         "name": region.name,
         "kind": region.kind,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from skipc.passes.expose import with_outputs
 from skipc.passes.external import refers
 from skipc.passes.flow import Flow, members
 from skipc.passes.stand_in import runnable
+from skipc.passes.widen import is_narrow
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Array, Dim
 from skipc.runtime.session import Session, open_session
@@ -35,7 +37,7 @@ def probe_types(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> dict[str, Val
         model: normalised.
         feeds: one run each; the more their shapes differ, the better.
     """
-    inferred = _inferred(model)
+    inferred, narrow = _inferred(model), narrow_values(model)
     flow = Flow.of(model.graph)
     # What is computed from weights alone is as large as they are.
     shown = members(flow.live) if refers(model) else range(len(flow.nodes))
@@ -50,6 +52,8 @@ def probe_types(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> dict[str, Val
         ranks = {getattr(array, "ndim", None) for array in arrays}
         if len(ranks) == 1 and None not in ranks:
             found[name] = _merged(arrays, inferred.get(name, ()), named)
+            if name in narrow:
+                found[name] = replace(found[name], elem_type=onnx.TensorProto.BFLOAT16)
     return found
 
 
@@ -79,6 +83,15 @@ def _dim(extents: Extents, inferred: Dim, axis: int, named: Mapping[Extents, str
     if inferred in named.values() or axis == 0:
         return named.get(extents, extents[0])
     return extents[0]
+
+
+def narrow_values(model: onnx.ModelProto) -> frozenset[str]:
+    """The bfloat16 values by ONNX's own inference; `runnable` computes them in float32."""
+    if not is_narrow(model):
+        return frozenset()
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    typed = ((item.name, item.type.tensor_type.elem_type) for item in (*graph.value_info, *graph.output, *graph.input))
+    return frozenset(name for name, elem_type in typed if elem_type == onnx.TensorProto.BFLOAT16)
 
 
 def _inferred(model: onnx.ModelProto) -> dict[str, tuple[Dim, ...]]:

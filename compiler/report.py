@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from skipc.compiler.bench import Bench
+from skipc.compiler.footprint import footprint
 from skipc.compiler.latency import Speedup, processor
 from skipc.compiler.pipeline import Compiled
 from skipc.compiler.promises import Measured
@@ -131,8 +132,18 @@ def compile_json(compiled: Compiled, output: str, seconds: float) -> Json:
         "verification": {name: verification_json(item) for name, item in measured.verification.items()}
         if measured
         else None,
+        "growth_bytes": _growth_json(compiled),
         "seconds": rounded(seconds),
     }
+
+
+def _growth_json(compiled: Compiled) -> Json | None:
+    """What the file adds to the original, as `footprint` foretells it, and where weights are; None of a bare plan."""
+    if not compiled.model.graph.node:
+        return None
+    found = footprint(compiled.surveyed.model, compiled.model)
+    places = {block.region.weights for block in compiled.plan.blocks}
+    return {"file": found.file, "load": found.load, "in_branches": found.branches, "weights": ", ".join(sorted(places))}
 
 
 def _static_speedup(measured: Measured | None) -> Json | None:
@@ -207,10 +218,13 @@ def _plain(value: Any) -> Any:
 def compile_text(details: Mapping[str, Any]) -> str:
     """The summary of a compilation for a terminal."""
     lines = [f"wrote {details['output']}: {details['gates']} gates over {details['regions']} regions"]
-    certificate = details["certificate"]
+    growth, certificate = details["growth_bytes"], details["certificate"]
+    grown = (
+        f"the file grows by {growth['file'] / 2**20:.2f} MiB, memory at load by about {growth['load'] / 2**20:.2f} MiB"
+    )
     if certificate is None:
         return "\n".join(
-            [*lines, "every gate is shut and nothing is certified", "next: skipc compile MODEL --data DATA"]
+            [*lines, grown, "every gate is shut and nothing is certified", "next: skipc compile MODEL --data DATA"]
         )
     lines += _speed_text(details)
     lines.append(
@@ -219,6 +233,7 @@ def compile_text(details: Mapping[str, Any]) -> str:
     )
     for name, item in (details["verification"] or {}).items():
         lines.append(f"on the test split of {name}: mean {item['mean']:.4g}, {item['samples']} samples")
+    lines.append(grown)
     lines += table(
         ("block", "bypass", "runs in full", "time share", "impact alone"),
         [

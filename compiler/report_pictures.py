@@ -141,9 +141,9 @@ def gates_html(details: Details) -> str:
 
 def prices_html(details: Details) -> str:
     """Bytes, memory and latencies of the compiled model beside the original's."""
-    portrait = details["portrait"]
+    portrait, foretold = details["portrait"], _growth_html(details["growth_bytes"])
     if not portrait:
-        return ""
+        return foretold
     latency = portrait["latency_ms"]
     files, load = portrait["file_bytes"], portrait["load_mib"]
     rows = [_price("file, MiB", files["original"] / 2**20, files["compiled"] / 2**20)]
@@ -156,7 +156,19 @@ def prices_html(details: Details) -> str:
     rows.append(_price("worst case: every gate shut, median, ms", latency["original"]["median"], shut["median"]))
     rows.append(_price("worst case: every gate shut, 99th percentile, ms", latency["original"]["p99"], shut["p99"]))
     words = "Latencies are of one batch of the test data; every model ran on the same batches, in turn."
-    return table_html(("price", "original", "compiled", "change"), rows) + paragraph(words, "note")
+    return table_html(("price", "original", "compiled", "change"), rows) + paragraph(words, "note") + foretold
+
+
+def _growth_html(growth: Details | None) -> str:
+    if growth is None:
+        return ""
+    file, load, moved = (number(growth[key] / 2**20) for key in ("file", "load", "in_branches"))
+    words = (
+        f"Foretold from where weights are ({growth['weights']}): the file grows by {file} MiB, memory while loading by "
+        f"about {load} MiB; {moved} MiB of the original's weights moved into branches, where ONNX Runtime holds them "
+        "more than once."
+    )
+    return paragraph(words, "note")
 
 
 def _price(name: str, before: float, after: float) -> tuple[str, str, str, str]:

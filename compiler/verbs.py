@@ -36,6 +36,7 @@ from skipc.compiler.source import Source, load_model
 from skipc.compiler.survey import survey_model
 from skipc.compiler.verify import gates_shut_equality, require_same_signature, verify_compiled
 from skipc.passes.stamp import is_compiled, plan_of
+from skipc.passes.widen import is_narrow
 from skipc.runtime.errors import InputError, PromiseError
 from skipc.runtime.plan import plan_from_json
 from skipc.runtime.session import open_session
@@ -156,8 +157,9 @@ def inspect_verb(console: Console, *, model: Path, data: str | None) -> Result:
     dataset = load_dataset(data, input_specs(source.model)) if data else None
     with console.stage("finding regions"):
         surveyed = survey_model(source, dataset)
-    if source.files:
-        console.say("the model is too large to be timed here")
+    if source.files or is_narrow(source.model):
+        why = "too large to be timed here" if source.files else "in bfloat16, which the CPU cannot time"
+        console.say(f"the model is {why}")
         found = survey_json(surveyed.survey, {})
         return found, _survey_text(found)
     with console.stage("timing them"):

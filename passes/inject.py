@@ -173,8 +173,9 @@ def _if_node(
     name: str, condition: str, output: str, then: onnx.GraphProto, otherwise: onnx.GraphProto
 ) -> onnx.NodeProto:
     node = helper.make_node("If", [condition], [output], name=name)
-    node.attribute.append(helper.make_attribute("then_branch", then))
-    node.attribute.append(helper.make_attribute("else_branch", otherwise))
+    for key, graph in (("then_branch", then), ("else_branch", otherwise)):
+        graph.name = names.branch(graph.name)
+        node.attribute.append(helper.make_attribute(key, graph))
     return node
 
 

@@ -185,7 +185,7 @@ def _original_nodes(node: onnx.NodeProto, blocks: dict[str, tuple[onnx.NodeProto
 
 def _region_nodes(node: onnx.NodeProto, region: Region) -> Iterator[onnx.NodeProto]:
     full = names.full(region.name)
-    graph = next((inner for inner in _graphs_below(node) if inner.name == full), None)
+    graph = next((inner for inner in _graphs_below(node) if names.branch(inner.name) == names.branch(full)), None)
     if graph is None:
         raise _changed(f"the subgraph {full} is gone")
     targets = {target.node: target.value for target in region.targets}
@@ -201,9 +201,10 @@ def _region_nodes(node: onnx.NodeProto, region: Region) -> Iterator[onnx.NodePro
 
 def _original_names(graph: onnx.GraphProto, region: Region) -> dict[str, str]:
     """The original's name of a value by the one in the full branch, which runs for all rows or for some."""
-    rows = rows_name(graph.name, "")
+    full = names.full(region.name)
+    rows = rows_name(full, "")
     taken = (name for node in graph.node for name in node.input if name.startswith(rows))
-    result = {graph.name: region.exit, f"{graph.name}/result": region.exit}
+    result = {full: region.exit, f"{full}/result": region.exit}
     return {**result, **{name: name.removeprefix(rows) for name in taken}}
 
 

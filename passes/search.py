@@ -61,8 +61,10 @@ class Search:
         if own_type is None or own_type.elem_type == TensorProto.BOOL or len(own_type.dims) < 2:
             return None
         for near in inputs:
-            others = [name for name in inputs if name != near]
-            for value in self._light_path(near, own_type):
+            path = tuple(self._light_path(near, own_type))
+            siblings = self._siblings(path)
+            others = [name for name in inputs if name != near and name not in siblings]
+            for value in path:
                 if self.types.get(value) == own_type and self._depends(others, value):
                     return value
         return None
@@ -75,6 +77,12 @@ class Search:
             if made_by is None or not self._is_light(made_by):
                 return
             value = self.flow.data_inputs(made_by)[0]
+
+    def _siblings(self, path: Sequence[str]) -> frozenset[str]:
+        """Other results of the nodes along a path: a quantized value and its scale are one value, not two paths."""
+        made_by = (self.flow.producer.get(name) for name in path)
+        results = {name for node in made_by if node is not None for name in self.flow.nodes[node].output}
+        return frozenset(results - set(path))
 
     def _is_light(self, node: int) -> bool:
         moves = self.flow.nodes[node].op_type in MOVING_OPS

@@ -17,6 +17,7 @@ from skipc.passes.base import copied
 from skipc.passes.external import refers, taken
 from skipc.passes.flow import Flow, members
 from skipc.passes.normalize import copied_node, sort_nodes
+from skipc.passes.widen import is_narrow, widened
 
 FILLING = 0.01
 LARGEST = 0.05
@@ -27,8 +28,9 @@ GAINS = (0.5, 1.5)
 
 
 def runnable(model: onnx.ModelProto, *, random: bool = False) -> onnx.ModelProto:
-    """The model itself, or one with stand-ins for the weights that are not in it."""
-    return StandIns(random).apply(model) if refers(model) else model
+    """The model itself, or one with stand-ins for the weights that are not in it, or with float32 for bfloat16."""
+    model = StandIns(random).apply(model) if refers(model) else model
+    return widened(model) if is_narrow(model) else model
 
 
 @dataclass(frozen=True)

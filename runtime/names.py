@@ -80,6 +80,11 @@ def full(region: str) -> str:
     return f"skipc/{region}/full"
 
 
+def branch(name: str) -> str:
+    """Name of the graph in a branch whose result has this name: without dots, before which viewers cut names off."""
+    return name.replace(".", "-")
+
+
 def is_ours(name: str) -> bool:
     """Whether a value or node with this name was added by skipc."""
     return name.startswith(("skipc.", "skipc/"))

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from benchmarks.failure import BenchmarkError
 from benchmarks.web import on_web
 from skipc.compiler.build import build, normalized, serialized, versions
 from skipc.compiler.data import input_specs
@@ -22,6 +23,7 @@ from skipc.compiler.tolerance import shut_tolerance
 from skipc.passes.regions import Survey
 from skipc.passes.restore import Restore
 from skipc.passes.stamp import SetLevel
+from skipc.passes.stand_in import runnable
 from skipc.runtime.errors import SkipcError
 from skipc.runtime.plan import Block, Bypass, Gate, Plan, Region
 from skipc.runtime.session import open_session
@@ -83,13 +85,13 @@ def _compiled(model: onnx.ModelProto, survey: Survey, found: Found) -> Found:
     base = normalized(model)
     gated = gated_model(base, survey)
     feeds = probe_feeds(base, input_specs(base), None)[0]
-    expected = open_session(serialized(base)).run(feeds)
+    expected = open_session(_running(base)).run(feeds)
     shut = SetLevel(0).apply(gated)
     return Found(
         regions=found.regions,
         refused=found.refused,
         reasons=found.reasons,
-        shut=difference(open_session(serialized(shut)).run(feeds), expected),
+        shut=difference(open_session(_running(shut)).run(feeds), expected),
         opened=attempt(lambda: _run(gated, feeds)),
         by_sample=_by_sample(base, survey),
         restored=OK if serialized(Restore().apply(gated)) == serialized(model) else "DIFFERENT",
@@ -119,7 +121,7 @@ def _by_sample(base: onnx.ModelProto, survey: Survey) -> str:
         return "n/a: the batch is fixed"
     try:
         shut = SetLevel(0).apply(gated_model(base, survey, "sample"))
-        off = difference(open_session(serialized(shut)).run(feeds), open_session(serialized(base)).run(feeds))
+        off = difference(open_session(_running(shut)).run(feeds), open_session(_running(base)).run(feeds))
     except Exception as error:
         return f"NO: {first_line(error)}"
     return OK if off <= shut_tolerance(base) else f"NO: off by {off:.1e}"
@@ -130,8 +132,13 @@ def _plan(blocks: tuple[Block, ...]) -> Plan:
     return Plan("digest", {}, blocks, thresholds, 1, None, "top1", 1, 1, "cpu", 0, versions())
 
 
+def _running(model: onnx.ModelProto) -> bytes:
+    """As ONNX Runtime can run it on the CPU: with float32 for bfloat16."""
+    return serialized(runnable(model))
+
+
 def _run(model: onnx.ModelProto, feeds: Feeds) -> None:
-    open_session(serialized(model)).run(feeds)
+    open_session(_running(model)).run(feeds)
 
 
 def difference(found: Feeds, expected: Feeds) -> float:
@@ -149,6 +156,8 @@ def _relative(one: Array, two: Array) -> float:
 SMALLEST_SCALE = 0.1
 """An output that is smaller all over is taken for this large: a sigmoid is exact to 6e-8, not to digits."""
 
+
+WEB_BYTES = 2**28
 
 RUNTIME_TOLERANCE = 2e-3
 """Another runtime computes in its own order, with its own exponentials; a branch taken wrongly is off by far more."""
@@ -185,6 +194,8 @@ def _openvino(model: onnx.ModelProto, feeds: Feeds) -> list[Array]:
 
 
 def _web(model: onnx.ModelProto, feeds: Feeds) -> list[Array]:
+    if model.ByteSize() > WEB_BYTES:
+        raise BenchmarkError("not tried: the file is larger than 256 MiB, and WebAssembly has 4 GiB in all")
     found = on_web(model, feeds)
     return [found[item.name] for item in model.graph.output]
 

@@ -15,6 +15,7 @@ from onnx import version_converter
 
 from skipc.compiler.data import input_specs
 from skipc.compiler.extents import guesses
+from skipc.passes.external import tensors
 
 Convert = Callable[[onnx.ModelProto], onnx.ModelProto]
 
@@ -36,6 +37,45 @@ def float16(model: onnx.ModelProto) -> onnx.ModelProto:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return convert_float_to_float16(_copied(model), keep_io_types=True)
+
+
+NORMALISING = ["LayerNormalization", "ReduceMean", "Pow", "Sqrt", "Softmax", "Div"]
+"""What mixed precision leaves in float32."""
+
+
+def mixed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Float16 but for normalisations and softmax, between casts."""
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+
+    kept = [*DEFAULT_OP_BLOCK_LIST, *NORMALISING]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return convert_float_to_float16(_copied(model), keep_io_types=True, op_block_list=kept)
+
+
+def bfloat16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """What is float16 after ONNX Runtime's converter in bfloat16 instead; inputs and outputs kept."""
+    return _as_bfloat16(float16(at_opset(22)(model)))
+
+
+def mixed_bfloat16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Bfloat16 but for normalisations and softmax, between casts."""
+    return _as_bfloat16(mixed(at_opset(22)(model)))
+
+
+def _as_bfloat16(model: onnx.ModelProto) -> onnx.ModelProto:
+    half, brain = onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(brain)
+    for tensor in tensors(model.graph):
+        if tensor.data_type == half:
+            array = onnx.numpy_helper.to_array(tensor).astype(np.float32).astype(dtype)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    for node in model.graph.node:
+        for item in node.attribute:
+            if item.name in ("to", "dtype") and item.i == half:
+                item.i = brain
+    del model.graph.value_info[:]
+    return model
 
 
 def dynamic_int8(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -77,6 +117,11 @@ def static_int8(model: onnx.ModelProto) -> onnx.ModelProto:
     )
 
 
+def newer_static_int8(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same in the newer opset, whose DequantizeLinear onnx.reference knows."""
+    return static_int8(at_opset(21)(model))
+
+
 def operators_int8(model: onnx.ModelProto) -> onnx.ModelProto:
     """Operators on 8-bit values, whose residual stream is 8 bits wide too."""
     from onnxruntime.quantization import QuantFormat, quantize_static
@@ -95,6 +140,43 @@ def four_bit(model: onnx.ModelProto) -> onnx.ModelProto:
     quantizer = MatMulNBitsQuantizer(_copied(model), block_size=16)
     quantizer.process()
     return quantizer.model.model
+
+
+def four_bit_between(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Weights in 4 bits behind DequantizeLinear, as ONNX itself has them from opset 21."""
+    from onnxruntime.quantization import QuantFormat
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    # Of an older opset it raises the number alone, and what has changed since is wrong then.
+    newer, products = at_opset(21)(model), ("MatMul",)
+    quantizer = MatMulNBitsQuantizer(newer, block_size=16, quant_format=QuantFormat.QDQ, op_types_to_quantize=products)
+    quantizer.process()
+    return quantizer.model.model
+
+
+def optimized_dynamic_int8(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Dynamic int8 as ONNX Runtime's own optimisations leave it, in operators of com.microsoft."""
+
+    def step(before: Path, after: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(after)
+        onnxruntime.InferenceSession(str(before), options, providers=["CPUExecutionProvider"])
+
+    return through_files(step, dynamic_int8(model))
+
+
+def fixed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """With an extent in place of every name, as compilers for accelerators want it."""
+    from onnxruntime.tools.onnx_model_utils import make_dim_param_fixed
+
+    model = _copied(model)
+    names = {dim.dim_param for item in model.graph.input for dim in item.type.tensor_type.shape.dim if dim.dim_param}
+    for name in sorted(names):
+        make_dim_param_fixed(model.graph, name, 1 if name == "batch" else 6)
+    return model
 
 
 def fused(kind: str) -> Convert:
@@ -212,6 +294,22 @@ def _looped(node: onnx.NodeProto, place: int) -> onnx.NodeProto:
         [_scalar(still, boolean), _float(after)],
     )
     return onnx.helper.make_node("Loop", ["once", "", node.input[0]], list(node.output), body=body)
+
+
+def with_scans(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Every Relu inside a `Scan` over the batch."""
+    model = _copied(model)
+    nodes = [_scanned(node, place) if node.op_type == "Relu" else node for place, node in enumerate(model.graph.node)]
+    _replace(model.graph.node, nodes)
+    del model.graph.value_info[:]
+    return model
+
+
+def _scanned(node: onnx.NodeProto, place: int) -> onnx.NodeProto:
+    row, after = f"row_{place}", f"after_{place}"
+    inside = [onnx.helper.make_node("Relu", [row], [after])]
+    body = onnx.helper.make_graph(inside, f"body_{place}", [_float(row)], [_float(after)])
+    return onnx.helper.make_node("Scan", [node.input[0]], list(node.output), body=body, num_scan_inputs=1)
 
 
 def _scalar(name: str, elem_type: int) -> onnx.ValueInfoProto:

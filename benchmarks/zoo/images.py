@@ -165,6 +165,30 @@ def yolo() -> nn.Module:
     return classifier(C2f(16, 2), C2f(16, 1), width=16)
 
 
+class C3(nn.Module):
+    """YOLOv5's block: one half of the channels passes through residual bottlenecks, the other goes by."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        half = width // 2
+
+        def bottleneck() -> nn.Module:
+            return Residual(nn.Sequential(conv(half, half, 1), nn.SiLU(), conv(half, half), nn.SiLU()))
+
+        self.through = nn.Sequential(conv(width, half, 1), nn.SiLU(), *(bottleneck() for _ in range(depth)))
+        self.around = nn.Sequential(conv(width, half, 1), nn.SiLU())
+        self.last = nn.Sequential(conv(width, width, 1), nn.SiLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Both halves, mixed."""
+        return self.last(torch.cat([self.through(x), self.around(x)], 1))
+
+
+def yolo_c3() -> nn.Module:
+    """Two C3 blocks."""
+    return classifier(C3(16, 2), C3(16, 1), width=16)
+
+
 class UNet(nn.Module):
     """Residual blocks going down and up, with long skips that are added or concatenated."""
 
@@ -290,6 +314,7 @@ NETWORKS: dict[str, Callable[[], Any]] = {
     "EfficientNet": efficientnet,
     "ConvNeXt": convnext,
     "YOLO C2f": yolo,
+    "YOLO C3": yolo_c3,
     "U-Net, added skips": unet_added,
     "U-Net, concatenated skips": unet_concatenated,
     "Feature pyramid": pyramid,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
+import models
 from benchmarks.zoo import formats, images, tokens
 from benchmarks.zoo.exporting import exported
 from benchmarks.zoo.exporting import images as as_images
@@ -42,15 +42,22 @@ def specimens() -> Iterator[Specimen]:
         made = _converting(_loading(path), formats.at_opset(13))
         yield Specimen(path.stem.removeprefix("light_"), "Caffe2", "converted to opset 13", made)
     yield Specimen("ResNet, channels last", "Keras", "float32", channels_last)
+    yield from _trained()
     yield from _other_forms()
 
 
 FORMS: tuple[tuple[str, formats.Convert, tuple[str, ...]], ...] = (
     ("float16", formats.float16, ("ResNet, basic", "EfficientNet", "BERT, post-norm", "GPT-2", "Llama")),
+    ("mixed float16 and float32", formats.mixed, ("BERT, post-norm", "Llama")),
+    ("bfloat16", formats.bfloat16, ("ResNet, basic", "BERT, post-norm", "Llama with cache")),
+    ("mixed bfloat16 and float32", formats.mixed_bfloat16, ("BERT, post-norm", "Llama")),
     ("dynamic int8", formats.dynamic_int8, ("ResNet, basic", "BERT, post-norm", "Llama with cache")),
     ("int8 (QDQ)", formats.static_int8, ("ResNet, basic", "MobileNetV2", "BERT, post-norm", "ViT")),
+    ("int8 (QDQ), opset 21", formats.newer_static_int8, ("ResNet, basic", "ViT")),
     ("int8 (QOperator)", formats.operators_int8, ("ResNet, basic",)),
-    ("4-bit weights", formats.four_bit, ("BERT, post-norm", "Llama")),
+    ("dynamic int8, optimised by ORT", formats.optimized_dynamic_int8, ("BERT, post-norm", "Llama", "ResNet, basic")),
+    ("4-bit weights (MatMulNBits)", formats.four_bit, ("BERT, post-norm", "Llama")),
+    ("4-bit weights (DequantizeLinear)", formats.four_bit_between, ("BERT, post-norm", "Llama")),
     ("fused for bert", formats.fused("bert"), ("BERT, post-norm",)),
     ("fused for gpt2", formats.fused("gpt2"), ("GPT-2",)),
     ("fused for vit", formats.fused("vit"), ("ViT",)),
@@ -61,6 +68,8 @@ FORMS: tuple[tuple[str, formats.Convert, tuple[str, ...]], ...] = (
     ("local functions", formats.with_functions, ("ResNet, basic",)),
     ("If inside", formats.with_control_flow, ("ResNet, bottleneck",)),
     ("Loop inside", formats.with_loops, ("ResNet, bottleneck",)),
+    ("Scan inside", formats.with_scans, ("ResNet, bottleneck",)),
+    ("fixed axes", formats.fixed, ("ResNet, basic", "YOLO C2f", "BERT, post-norm", "Llama")),
     ("opset 21", formats.at_opset(21), ("ConvNeXt", "BERT, post-norm")),
     ("opset 25", formats.at_opset(25), ("YOLO C2f", "GPT-2")),
 )
@@ -75,9 +84,30 @@ def _other_forms() -> Iterator[Specimen]:
     for version in (11, 13):
         for family in ("ResNet, basic", "EfficientNet", "BERT, post-norm", "GPT-2"):
             yield Specimen(family, OLD, f"float32, opset {version}", exporting(family, dynamo=False, opset=version))
-    cache = Path(os.environ.get("SKIPC_CACHE", "")) / "ppocr"
-    for path in sorted(cache.glob("*.onnx")) if "SKIPC_CACHE" in os.environ else ():
-        yield Specimen(f"PP-OCR, {path.stem}", "Paddle", "as shipped", _loading(path))
+
+
+TRAINED: tuple[tuple[str, str, str, str, str], ...] = (
+    ("MiniLM, trained", OLD, "float32, opset 17", "minilm", "minilm.onnx"),
+    ("MiniLM, trained", NEW, "float32, opset 18", "minilm", "minilm.dynamo.onnx"),
+    ("EfficientNet-Lite0, trained", OLD, "float32, opset 17", "efficientnet-lite0", "efficientnet_lite0.onnx"),
+    ("EfficientNet-Lite0, trained", NEW, "float32, opset 18", "efficientnet-lite0", "efficientnet_lite0.dynamo.onnx"),
+    ("Whisper tiny.en encoder, trained", OLD, "float32, opset 17", "whisper-tiny", "whisper_encoder.onnx"),
+    ("Whisper tiny.en encoder, trained", NEW, "float32, opset 18", "whisper-tiny", "whisper_encoder.dynamo.onnx"),
+    ("SmolLM2-135M, trained", OLD, "float32, opset 17", "smollm2", "smollm2.onnx"),
+    ("SmolLM2-135M with cache, trained", OLD, "float32, opset 17", "smollm2-cached", "smollm2.cached.onnx"),
+    ("PP-OCRv4 detector, trained", "Paddle", "as shipped", "ppocr", "ppocr_det.onnx"),
+    ("PP-OCRv4 recogniser, trained", "Paddle", "as shipped", "ppocr", "ppocr_rec.onnx"),
+)
+"""Networks with the weights that packages carry: family, exporter, format, recipe, file."""
+
+
+def _trained() -> Iterator[Specimen]:
+    for family, exporter, form, recipe, name in TRAINED:
+        yield Specimen(family, exporter, form, _fetching(recipe, name))
+
+
+def _fetching(recipe: str, name: str) -> Make:
+    return lambda: onnx.load(models.fetch(recipe).files[name])
 
 
 def exporting(family: str, *, dynamo: bool, opset: int) -> Make:

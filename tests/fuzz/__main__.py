@@ -1,18 +1,26 @@
 """Try many broken models: no crash, no traceback, no hang over 10 s, exit code 2 (or 0 and 1 where nothing is wrong).
 
-python -m tests.fuzz [CASES] [SEED]        10,000 cases by default
-python -m tests.fuzz --case N [SEED]       write the file of one case to stdout
+python -m tests.fuzz [--cases 10000] [--first 0] [--seed 0] [-o FILE]     FILE gets one more entry, as JSON
+python -m tests.fuzz --case N [--seed 0]                                  write the file of one case to stdout
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import select
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+from benchmarks.machine import circumstances
 from tests.fuzz.worker import bases, case
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TOTALS = ("cases", "findings")
 
 LONGEST_S = 10.0
 
@@ -83,15 +91,37 @@ def findings(numbers: Sequence[int], seed: int) -> dict[int, str]:
 
 def main(words: Sequence[str]) -> int:
     """Run the cases; 1 if anything was found."""
-    if words[:1] == ["--case"]:
-        data, verb = case(int(words[1]), int(words[2]) if words[2:] else 0, bases())
+    options = _parser().parse_args(words)
+    if options.case is not None:
+        data, verb = case(options.case, options.seed, bases())
         print(f"skipc {verb}", file=sys.stderr)
         sys.stdout.buffer.write(data)
         return 0
-    cases, seed = (int(word) for word in (*words, *("10000", "0")[len(words) :]))
-    found = findings(range(cases), seed)
-    print(f"{cases} cases, {len(found)} findings")
+    numbers = range(options.first, options.first + options.cases)
+    found = findings(numbers, options.seed)
+    print(f"{len(numbers)} cases, {len(found)} findings")
+    if options.out:
+        _record(options.out, {"seed": options.seed, "first": numbers.start, "cases": len(numbers), "findings": found})
     return 1 if found else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--case", type=int)
+    parser.add_argument("-o", "--out", type=Path)
+    return parser
+
+
+def _record(path: Path, run: dict[str, Any]) -> None:
+    """Add a run to a file of results; runs of one commit make one whole."""
+    where = circumstances(REPOSITORY)
+    earlier = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
+    runs = [*(item for item in earlier if item["commit"] == where["commit"]), {"commit": where["commit"], **run}]
+    total = {name: sum(item["cases"] if name == "cases" else len(item["findings"]) for item in runs) for name in TOTALS}
+    path.write_text(f"{json.dumps({**where, **total, 'runs': runs}, indent=1)}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -168,7 +168,8 @@ def test_the_summary_names_what_was_gained(details: dict[str, Any]) -> None:
     assert lines[1].endswith("the same bypasses without gates: 1.15x")
     assert lines[2].startswith("certified: mean cosine at most 0.05 with confidence 0.9 (480 samples")
     assert lines[3] == "on the test split of films: mean 0.02, 240 samples"
-    assert [line.split()[2] for line in lines[5:]] == ["25%", "50%", "75%"]
+    assert lines[4].startswith("the file grows by ")
+    assert [line.split()[2] for line in lines[6:]] == ["25%", "50%", "75%"]
 
 
 def with_measures(details: dict[str, Any], gradients: Gradients) -> dict[str, Any]:

@@ -121,4 +121,4 @@ def test_ticks_are_round_and_inside(low: float, high: float) -> None:
 def test_a_page_without_measurements_has_no_empty_pictures(tmp_path: Path) -> None:
     elements = parsed(page(details_json(shut(tmp_path), "out.onnx", 1.0)))
     assert not [attrs for _, attrs in elements.found if attrs.get("role") == "img"]
-    assert "What it costsnone" in elements.text
+    assert "What it costsForetold from where weights are (auto): the file grows by" in elements.text

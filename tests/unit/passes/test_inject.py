@@ -147,6 +147,8 @@ def test_everything_has_a_name_of_its_own(name: str) -> None:
     ):
         assert len(set(kind)) == len(kind)
         assert all(kind)
+    # Viewers show of a graph's name what is behind its last dot.
+    assert not any("." in graph.name for graph in graphs[1:])
 
 
 @each_network

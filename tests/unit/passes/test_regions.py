@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from skipc.passes.candidate import Rejection
 from skipc.passes.flow import Flow
@@ -476,3 +477,13 @@ def test_the_last_product_of_a_fused_block_can_be_narrowed() -> None:
     flow, constants = Flow.of(network.model.graph), constants_of(network.model.graph)
     hidden = [find_hidden(flow, constants, item) for item in network.survey.blocks if item.kind == "feed-forward"]
     assert [found.units if found else None for found in hidden] == [2 * WIDTH, 2 * WIDTH]
+
+
+def test_a_quantized_value_and_its_scale_are_no_two_paths() -> None:
+    net = Net(21)
+    quantized = helper.make_node("DynamicQuantizeLinear", ["x"], ["level", "scale", "zero"], name="quantize")
+    net.nodes.append(quantized)
+    value = net.node("DequantizeLinear", "level", "scale", "zero", name="together")
+    network = rows(net, net.node("Add", value, net.node("MatMul", value, net.weight(8, 8)), name="sum"))
+    assert [item.entry for item in blocks(network)] == [value]
+    assert "together" not in rejections(network)
