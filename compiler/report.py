@@ -13,6 +13,7 @@ from skipc.compiler.promises import Measured
 from skipc.compiler.report_measures import measures_json, measures_text, rounded, shift_json, shift_text
 from skipc.compiler.report_portrait import portrait_json
 from skipc.compiler.verify import Verification
+from skipc.passes.external import refers
 from skipc.passes.regions import Survey
 from skipc.runtime.plan import Certificate, Plan
 
@@ -127,12 +128,21 @@ def compile_json(compiled: Compiled, output: str, seconds: float) -> Json:
         "certificate": certificate_json(compiled.plan.certificate),
         "speedup": speedup_json(measured.bench.speedup) if measured else None,
         "static_speedup": _static_speedup(measured),
+        "growth": _growth(compiled),
         "time_share_skipped": rounded(measured.time_share_skipped) if measured else None,
         "verification": {name: verification_json(item) for name, item in measured.verification.items()}
         if measured
         else None,
         "seconds": rounded(seconds),
     }
+
+
+def _growth(compiled: Compiled) -> float | None:
+    """By how much the file grows, as a share of the original's size; None where its weights are elsewhere."""
+    original = compiled.surveyed.model
+    if refers(original) or not original.ByteSize():
+        return None
+    return rounded(compiled.model.ByteSize() / original.ByteSize() - 1.0)
 
 
 def _static_speedup(measured: Measured | None) -> Json | None:
@@ -236,7 +246,7 @@ def _speed_text(details: Mapping[str, Any]) -> list[str]:
         return ["built from the plan, not measured again; next: skipc verify, skipc bench"]
     line = (
         f"{speedup['median']:.2f}x faster ({speedup['low']:.2f} to {speedup['high']:.2f}), "
-        f"{details['time_share_skipped']:.0%} of the time bypassed"
+        f"{details['time_share_skipped']:.0%} of the time bypassed, file {details['growth']:+.1%}"
     )
     return [line + (f"; the same bypasses without gates: {static['median']:.2f}x" if static else "")]
 

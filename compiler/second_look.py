@@ -17,6 +17,7 @@ from skipc.compiler.calibrate import p_value
 from skipc.compiler.certify import Claim
 from skipc.compiler.fit import GateFit, fit_gate
 from skipc.compiler.gating import Evidence, Gated, speed_as_shipped
+from skipc.compiler.growth import growths, most_bytes
 from skipc.compiler.impact import TIMING_BUDGET_MS, instrument, instrument_for, times_open, typical
 from skipc.compiler.independence import dependent
 from skipc.compiler.loss import Losses
@@ -75,7 +76,12 @@ def with_second_look(
     """
     if not is_asked(claim, settings):
         return rival
-    looks = [look for look in _looks(surveyed, evidence, claim) if look.share >= LEAST_SHARE]
+    most = most_bytes(surveyed.model, settings.max_growth)
+    looks = [
+        look
+        for look in _looks(surveyed, evidence, claim)
+        if look.share >= LEAST_SHARE and growths(surveyed.model, [look.block])[0] <= most
+    ]
     chosen = _fastest(surveyed, original, looks, evidence, claim, settings)
     if chosen is None:
         return rival

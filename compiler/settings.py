@@ -36,6 +36,7 @@ class Settings:
         decisions: append decisions and scores to the outputs.
         level_input: let callers override the level.
         weights: which weights go into branches: those that ONNX Runtime needs there, all, or none.
+        max_growth: share of the model's size that bypasses may add to the file.
         exclude: patterns of region names that stay as they are.
         seed: of every random choice.
         workers: processes that measure losses; 0 for threads of this one.
@@ -60,6 +61,7 @@ class Settings:
     decisions: bool = False
     level_input: bool = False
     weights: str = "auto"
+    max_growth: float = 0.2
     exclude: tuple[str, ...] = ()
     seed: int = 0
     workers: int = 0
