@@ -106,6 +106,7 @@ def cli() -> None:
     "--risk", type=click.FloatRange(0, 1, True, True), default=0.01, show_default=True, help="Mean loss at most."
 )
 @click.option("--confidence", type=click.FloatRange(0, 1, True, True), default=0.95, show_default=True)
+@click.option("--budget", default="", metavar="MS|X", help="Reach 5ms a batch, or 1.3x, at the least risk.")
 @click.option("--granularity", type=click.Choice(GRANULARITIES), default="auto", show_default=True)
 @click.option(
     "--gate-policy", type=click.Choice(GATE_POLICIES), default="block", show_default=True, help="What gates read."

@@ -129,6 +129,9 @@ def compile_json(compiled: Compiled, output: str, seconds: float) -> Json:
         "speedup": speedup_json(measured.bench.speedup) if measured else None,
         "static_speedup": _static_speedup(measured),
         "growth": _growth(compiled),
+        "budget": {"asked": compiled.reached.budget.text, "speedup": rounded(compiled.reached.needed)}
+        if compiled.reached
+        else None,
         "time_share_skipped": rounded(measured.time_share_skipped) if measured else None,
         "verification": {name: verification_json(item) for name, item in measured.verification.items()}
         if measured
@@ -223,6 +226,8 @@ def compile_text(details: Mapping[str, Any]) -> str:
             [*lines, "every gate is shut and nothing is certified", "next: skipc compile MODEL --data DATA"]
         )
     lines += _speed_text(details)
+    if details["budget"]:
+        lines.append(f"budget {details['budget']['asked']}: what is certified is the least limit that the data support")
     lines.append(
         f"certified: mean {certificate['loss']} at most {certificate['limit']:g} with confidence "
         f"{certificate['confidence']:g} ({certificate['samples']} samples, {certificate['test']} test)"

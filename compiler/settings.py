@@ -23,6 +23,7 @@ class Settings:
         loss: name of the loss, or ``module:function``.
         output: name of the judged output; None for the first.
         risk: limit of the mean loss.
+        budget: latency or speed-up to reach at the least risk; empty to go by the risk. The search begins at `risk`.
         confidence: with which the limit is promised.
         granularity: what decides for itself: a batch, a sample or a token; ``auto`` to choose for each block.
         gate_policy: what gates read: the entry of their own region, of the gated block before, or of the first.
@@ -49,6 +50,7 @@ class Settings:
     output: str | None = None
     risk: float = 0.01
     confidence: float = 0.95
+    budget: str = ""
     granularity: str = "auto"
     gate_policy: str = "block"
     mask: str = "auto"
