@@ -12,7 +12,7 @@ from tests.end_to_end.command import contents, run
 
 pytestmark = pytest.mark.slow
 
-SAMPLES = 800
+SAMPLES = 400
 FEWER = ("--exclude", "convolution.[0-9]", "--no-portrait", "--output-format", "json")
 """Four of its blocks are enough to find a place for a second look; all of them take longer."""
 
