@@ -135,15 +135,15 @@ def _compile_model(
     require_promises(measured)
     if reached is not None:
         require_budget(reached, measured.bench)
-    with measuring(console, "estimating behaviour under shift", cache):
+    with measuring(console, "estimating behaviour under shift", cache) as progress:
         # With several data sets each of them is certified, which says more.
         lone = candidates.chosen if len(data) == 1 else ()
-        shift = estimate_shift(surveyed, original, lone, ground.evidence, claim, settings.seed)
+        shift = estimate_shift(surveyed, original, lone, ground.evidence, claim, settings.seed, progress)
     portrait = None
     if settings.portrait:
-        with measuring(console, "comparing with opponents", cache):
+        with measuring(console, "comparing with opponents", cache) as progress:
             subject = Subject(original, model, exposed(model, plan), plan, candidates.chosen, static)
-            portrait = take_portrait(surveyed, subject, splits.fit, splits.calibrate, splits.test, claim)
+            portrait = take_portrait(surveyed, subject, splits.fit, splits.calibrate, splits.test, claim, progress)
     return Compiled(
         model=model,
         plan=plan,
