@@ -13,8 +13,8 @@ import hashlib
 import os
 import platform
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -25,7 +25,9 @@ import onnx
 
 from skipc.compiler.build import versions
 from skipc.compiler.cached_values import decoded, encoded
+from skipc.compiler.console import Console
 from skipc.compiler.latency import processor
+from skipc.compiler.progress import Progress
 
 Value = TypeVar("Value")
 
@@ -55,6 +57,11 @@ class Cache:
         self.made = 0
         self._folder = folder
         self._most_bytes = most_bytes
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept."""
+        return self._folder is not None
 
     def recall(self, kind: str, parts: Sequence[object], measure: Callable[[], Value]) -> Value:
         """What was measured before for the same parts, or else measure it now and keep it.
@@ -104,6 +111,19 @@ class Cache:
                 break
             path.unlink(missing_ok=True)
             total -= stat.st_size
+
+
+@contextmanager
+def measuring(console: Console, title: str, cache: Cache) -> Iterator[Progress]:
+    """A stage that says how many of its measurements were found in the cache."""
+    taken, made = cache.taken, cache.made
+
+    def note() -> str:
+        found, fresh = cache.taken - taken, cache.made - made
+        return f"{found} of {found + fresh} measurements from the cache" if found else ""
+
+    with console.stage(title, note) as progress:
+        yield progress
 
 
 def default_folder(environment: Mapping[str, str], home: Path) -> Path:

@@ -11,11 +11,12 @@ import numpy as np
 from skipc.compiler.data import Batch
 from skipc.compiler.fit import fit_bypass
 from skipc.compiler.gradient import Gradients
+from skipc.compiler.growth import growths, most_bytes
 from skipc.compiler.impact import Costs, ablate, instrument, instrument_for, is_plain, measure_costs, typical, ungated
 from skipc.compiler.loss import Loss
 from skipc.compiler.moments import Observed, observe
 from skipc.compiler.narrow_fit import HiddenMoments, fit_narrow, observe_hidden
-from skipc.compiler.options import Option, best_options, in_graph_order, lesser_half, without_overlap
+from skipc.compiler.options import Option, affordable_options, in_graph_order, lesser_half, without_overlap
 from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Judged
 from skipc.compiler.settings import Settings
@@ -111,7 +112,7 @@ def measure_candidates(
         options += found
         original_ms.append(costs.original)
     middle = float(np.median(original_ms)) if original_ms else 0.0
-    best = best_options(options, settings.risk)
+    best = affordable_options(options, settings.risk, most_bytes(surveyed.model, settings.max_growth))
     impacts = tuple(_impact(option, studied.activations[option.region.name], gradients, middle) for option in best)
     if settings.impact == "activation":
         best = lesser_half(best, {name: observed.influence for name, observed in studied.activations.items()})
@@ -156,8 +157,10 @@ def _measure(
     losses = ablate(session, judged, loss, progress)[0].mean(axis=1)
     timed = session if is_plain(settings) else instrument_for(surveyed.model, blocks, settings)
     costs = measure_costs(original, timed, typical(judged.items))
-    rows = zip(blocks, losses, costs.saved, strict=True)
-    return [Option(block.region, block.bypass, float(lost), float(saved)) for block, lost, saved in rows], costs
+    rows = zip(blocks, losses, costs.saved, growths(surveyed.model, blocks), strict=True)
+    return [
+        Option(block.region, block.bypass, float(lost), float(ms), growth) for block, lost, ms, growth in rows
+    ], costs
 
 
 def _impact(option: Option, observed: Observed, gradients: Gradients, original_ms: float) -> Impact:

@@ -82,6 +82,28 @@ def certify(path: Sequence[Callable[[], Sequence[Losses]]], claim: Claim) -> tup
     return tuple(replace(item, tested=len(found), certified=certified) for item in found[:certified])
 
 
+def bound_certificate(claim: Claim, groups: Sequence[Losses]) -> Certificate:
+    """The smallest limit that one configuration passes for every data set: the worst upper confidence bound.
+
+    It holds for a configuration that was settled without these losses, and for no choice between several.
+
+    Args:
+        claim: whose loss, confidence and test count; its limit does not.
+        groups: losses on each data set.
+
+    Raises:
+        PromiseError: there is too little data for any bound.
+    """
+    bounds = [upper_bound(losses, claim.confidence, claim.binary) for losses in groups]
+    limit = max(bounds)
+    worst = groups[bounds.index(limit)]
+    if limit >= 1.0:
+        what = f"nothing can be promised of a mean loss from {len(worst)} calibration samples"
+        raise PromiseError("too-few-samples", what, hint="give more data")
+    found = _certificate(replace(claim, limit=limit), worst, p_value(worst, limit, claim.binary))
+    return replace(found, tested=1, certified=1)
+
+
 def _certificate(claim: Claim, losses: Losses, p: float) -> Certificate:
     return Certificate(
         loss=claim.loss.name,

@@ -106,6 +106,7 @@ def cli() -> None:
     "--risk", type=click.FloatRange(0, 1, True, True), default=0.01, show_default=True, help="Mean loss at most."
 )
 @click.option("--confidence", type=click.FloatRange(0, 1, True, True), default=0.95, show_default=True)
+@click.option("--budget", default="", metavar="MS|X", help="Reach 5ms a batch, or 1.3x, at the least risk.")
 @click.option("--granularity", type=click.Choice(GRANULARITIES), default="auto", show_default=True)
 @click.option(
     "--gate-policy", type=click.Choice(GATE_POLICIES), default="block", show_default=True, help="What gates read."
@@ -121,6 +122,13 @@ def cli() -> None:
 @click.option("--decisions", is_flag=True, help="Append skipc.decisions and skipc.scores to the outputs.")
 @click.option("--level-input", is_flag=True, help="Let callers override the level.")
 @click.option("--weights", type=click.Choice(WEIGHTS), default="auto", show_default=True, help="Where weights go.")
+@click.option(
+    "--max-growth",
+    type=click.FloatRange(0),
+    default=0.2,
+    show_default=True,
+    help="Share of MODEL's size that bypasses may add.",
+)
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Regions to leave alone, such as 'attention.*'.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--workers", type=click.IntRange(0), default=0, help="Measure in so many processes.  [default: threads]")

@@ -28,7 +28,8 @@ QUANTIZER_S = 300
 QUANTIZE = """
 import sys
 from onnxruntime.quantization import QuantType, quantize_dynamic
-quantize_dynamic(sys.argv[1], sys.argv[2], weight_type=getattr(QuantType, sys.argv[3]))
+weights = getattr(QuantType, sys.argv[3])
+quantize_dynamic(sys.argv[1], sys.argv[2], weight_type=weights, extra_options={"EnableSubgraph": True})
 """
 """In a process of its own: it logs to the root logger, and an odd graph must not end a compilation."""
 
@@ -38,7 +39,7 @@ class Opponent:
     """Another way to a faster model.
 
     Attributes:
-        name: ``static``, ``identity`` or ``int8``.
+        name: ``static``, ``identity``, ``int8`` or ``int8 of the compiled``.
         model: None where it could not be made.
         certified: whether it passed the same test on *calibrate*.
         loss: mean on *test*, of several data sets the worst; None where it does not run.
@@ -94,26 +95,50 @@ def identity_opponent(
     return Opponent("identity", model, found is not None, _worst(model, test, claim), note)
 
 
-def int8_opponent(surveyed: Surveyed, calibrate: Sequence[Judged], test: Sequence[Judged], claim: Claim) -> Opponent:
-    """ONNX Runtime's dynamic quantization of the original."""
-    operators = {node.op_type for node in surveyed.model.graph.node}
+def int8_opponents(
+    original: onnx.ModelProto,
+    compiled: onnx.ModelProto,
+    calibrate: Sequence[Judged],
+    test: Sequence[Judged],
+    claim: Claim,
+) -> tuple[Opponent, Opponent]:
+    """ONNX Runtime's dynamic quantization of the original, and of the compiled model."""
+    names = ("int8", "int8 of the compiled")
+    operators = {node.op_type for node in original.graph.node}
     if any("Quantize" in name or "Integer" in name for name in operators):
-        return Opponent("int8", None, False, None, "the original is quantized already")
+        first, second = (Opponent(name, None, False, None, "the original is quantized already") for name in names)
+        return first, second
     # ONNX Runtime's ConvInteger takes unsigned weights only.
-    model, reason = _quantized(surveyed.model, "QUInt8" if "Conv" in operators else "QInt8")
-    if model is None:
-        return Opponent("int8", None, False, None, f"onnxruntime.quantization does not take the model: {reason}")
+    weights = "QUInt8" if "Conv" in operators else "QInt8"
+    first, second = (
+        _int8_opponent(name, model, weights, calibrate, test, claim)
+        for name, model in zip(names, (original, compiled), strict=True)
+    )
+    return first, second
+
+
+def _int8_opponent(
+    name: str,
+    model: onnx.ModelProto,
+    weight_type: str,
+    calibrate: Sequence[Judged],
+    test: Sequence[Judged],
+    claim: Claim,
+) -> Opponent:
+    quantized, reason = _quantized(model, weight_type)
+    if quantized is None:
+        return Opponent(name, None, False, None, f"onnxruntime.quantization does not take the model: {reason}")
     try:
-        session = open_session(model.SerializeToString())
+        session = open_session(quantized.SerializeToString())
         passed = certify([lambda: [run_plain(session, part, claim.loss) for part in calibrate]], claim)
-        loss = _worst(model, test, claim)
+        loss = _worst(quantized, test, claim)
     except Exception as error:  # ONNX Runtime raises classes of its own that have no common base
-        return Opponent("int8", None, False, None, f"the quantized model does not run: {_last_line(str(error))}")
-    return Opponent("int8", model, bool(passed), loss, "dynamic quantization by onnxruntime.quantization")
+        return Opponent(name, None, False, None, f"the quantized model does not run: {_last_line(str(error))}")
+    return Opponent(name, quantized, bool(passed), loss, "dynamic quantization by onnxruntime.quantization")
 
 
 def _quantized(model: onnx.ModelProto, weight_type: str) -> tuple[onnx.ModelProto | None, str]:
-    """The quantized model, or None and why there is none."""
+    """The quantized model, branches included, or None and why there is none."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(Path(folder) / name) for name in ("float.onnx", "int8.onnx")]
         onnx.save(model, paths[0])

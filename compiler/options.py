@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from skipc.runtime.plan import Bypass, Region
 
@@ -20,16 +20,41 @@ class Option:
     Attributes:
         loss: mean loss when it is always bypassed.
         saved_ms: latency saved by one bypass, milliseconds a batch.
+        growth: bytes that the bypass adds to the file.
     """
 
     region: Region
     bypass: Bypass
     loss: float
     saved_ms: float
+    growth: int = 0
 
     def worth(self, limit: float) -> float:
         """Milliseconds saved per loss; options that save nothing are worth nothing."""
         return max(0.0, self.saved_ms) / (self.loss + LOSS_FLOOR_SHARE * limit)
+
+
+def affordable_options(options: Iterable[Option], limit: float, most_bytes: float) -> tuple[Option, ...]:
+    """The best options whose bypasses together add at most so many bytes to the file.
+
+    A price of bytes, the same for all regions, is taken off what each option saves, and raised until they fit: cheaper
+    kinds take the place of dear ones, and what saves little for its size goes. Regions that overlap count once.
+    """
+    offered = tuple(options)
+    for price in _byte_prices(offered):
+        charged = [replace(option, saved_ms=option.saved_ms - price * option.growth) for option in offered]
+        chosen = best_options(charged, limit)
+        if sum(option.growth for option in without_overlap(chosen, limit)) <= most_bytes:
+            pairs = list(zip(charged, offered, strict=True))
+            return tuple(next(own for paid, own in pairs if paid is option) for option in chosen)
+    return best_options([option for option in offered if option.growth == 0], limit)
+
+
+def _byte_prices(options: Sequence[Option]) -> Iterator[float]:
+    """Milliseconds a byte: none, and rising from where it hardly counts to where no option is worth its size."""
+    yield 0.0
+    dearest = max((option.saved_ms / option.growth for option in options if option.growth), default=0.0)
+    yield from (dearest * 2.0 ** (step / PRICES_AN_OCTAVE) for step in range(-8 * PRICES_AN_OCTAVE, 0))
 
 
 def best_options(options: Iterable[Option], limit: float) -> tuple[Option, ...]:

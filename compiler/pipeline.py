@@ -5,22 +5,25 @@ survey → judge → observe → candidates → gates and path → certificate �
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnx
 from threadpoolctl import threadpool_limits
 
+from skipc.compiler.budget import Laid, Reached, bounded_level, parse_budget, reach, require_budget, speed_of
 from skipc.compiler.build import build
-from skipc.compiler.cache import Cache
-from skipc.compiler.candidates import Candidates, measure_candidates, study
+from skipc.compiler.cache import Cache, measuring
+from skipc.compiler.candidates import Candidates, Studied, measure_candidates, study
+from skipc.compiler.certify import Claim
 from skipc.compiler.console import Console
 from skipc.compiler.data import Dataset
 from skipc.compiler.executors import Executor, executor_for
 from skipc.compiler.fit import GateFit
 from skipc.compiler.gating import Evidence, Gated, gate_options
-from skipc.compiler.gradient import measure_gradients
+from skipc.compiler.gradient import Gradients, measure_gradients
 from skipc.compiler.impact import ungated
 from skipc.compiler.levels import certified_levels
 from skipc.compiler.loss import Loss
@@ -28,20 +31,19 @@ from skipc.compiler.planner import NEVER, Step
 from skipc.compiler.planning import bare_plan, full_plan
 from skipc.compiler.portrait import Portrait, Subject, take_portrait
 from skipc.compiler.probe import probe_feeds
-from skipc.compiler.progress import Progress
 from skipc.compiler.promises import Measured, exposed, measure_promises, require_promises, static_alternative
 from skipc.compiler.reference import with_references
 from skipc.compiler.second_look import with_second_look
 from skipc.compiler.settings import Settings
 from skipc.compiler.shift import LeftOut, estimate_shift
 from skipc.compiler.source import Source
-from skipc.compiler.splits import padding_input, split_and_judge
+from skipc.compiler.splits import Splits, padding_input, split_and_judge
 from skipc.compiler.static import Static
 from skipc.compiler.survey import Surveyed, survey_model
 from skipc.compiler.verify import gates_shut_equality
 from skipc.runtime.errors import PromiseError
 from skipc.runtime.plan import Bypass, Plan
-from skipc.runtime.session import open_session
+from skipc.runtime.session import Session, open_session
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Compiled:
         gated: all blocks that got a gate and the path through their thresholds, whose model is closed if it ran in
             another process; None without data.
         portrait: what the report shows beside all this; None without data, or where it was not wanted.
+        reached: where a budget was asked for, what reaches it.
     """
 
     model: onnx.ModelProto
@@ -76,6 +79,7 @@ class Compiled:
     shift: tuple[LeftOut, ...] = ()
     gated: Gated | None = None
     portrait: Portrait | None = None
+    reached: Reached | None = None
 
 
 def compile_model(source: Source, data: Sequence[Dataset], settings: Settings, console: Console) -> Compiled:
@@ -85,14 +89,82 @@ def compile_model(source: Source, data: Sequence[Dataset], settings: Settings, c
         InputError: model, data and settings do not fit.
         PromiseError: there is too little data for the risk, or nothing could be gained at it.
     """
+    if settings.budget and not settings.cache.keeps:
+        # Laying paths for several limits measures the same things again and again.
+        with TemporaryDirectory() as folder:
+            return compile_model(source, data, replace(settings, cache=Cache(Path(folder))), console)
     # Many small products: with threads of its own the BLAS waits more than it works, by far where cores are shared.
     with threadpool_limits(1), executor_for(settings.workers, settings.dask, settings.cache) as executor:
         return _compile_model(source, data, settings, console, executor)
 
 
+@dataclass(frozen=True)
+class _Ground:
+    """What is known before anything is decided."""
+
+    surveyed: Surveyed
+    original: Session
+    splits: Splits
+    claim: Claim
+    studied: Studied
+    gradients: Gradients
+    evidence: Evidence
+
+
 def _compile_model(
     source: Source, data: Sequence[Dataset], settings: Settings, console: Console, executor: Executor
 ) -> Compiled:
+    cache = settings.cache
+    ground = _observed(source, data, settings, console, executor)
+    surveyed, original, splits = ground.surveyed, ground.original, ground.splits
+    reached = _reached(ground, settings, console) if settings.budget else None
+    laid = reached.laid if reached else _laid(ground, settings, console)
+    candidates, gated = laid.candidates, laid.gated
+    with measuring(console, "certifying", cache) as progress:
+        if reached is not None:
+            levels = bounded_level(reached, splits, ground.claim)
+        else:
+            levels = certified_levels(gated, splits, ground.claim, progress)
+    claim = replace(ground.claim, limit=levels.certificate.limit)
+    with measuring(console, "building and verifying", cache):
+        plan = full_plan(source, data, gated, levels, splits, claim, settings, len(surveyed.survey.blocks))
+        plan = with_references(plan, surveyed, splits.fit, splits.calibrate)
+        model = build(surveyed.model, plan, decisions=settings.decisions, level_input=settings.level_input)
+        static = static_alternative(surveyed, candidates, splits, claim)
+        measured = measure_promises(surveyed, original, model, plan, static, data, splits, claim)
+    require_promises(measured)
+    if reached is not None:
+        require_budget(reached, measured.bench)
+    with measuring(console, "estimating behaviour under shift", cache) as progress:
+        # With several data sets each of them is certified, which says more.
+        lone = candidates.chosen if len(data) == 1 else ()
+        shift = estimate_shift(surveyed, original, lone, ground.evidence, claim, settings.seed, progress)
+    portrait = None
+    if settings.portrait:
+        with measuring(console, "comparing with opponents", cache) as progress:
+            subject = Subject(original, model, exposed(model, plan), plan, candidates.chosen, static)
+            portrait = take_portrait(surveyed, subject, splits.fit, splits.calibrate, splits.test, claim, progress)
+    return Compiled(
+        model=model,
+        plan=plan,
+        surveyed=surveyed,
+        loss=claim.loss,
+        candidates=candidates,
+        path=gated.path,
+        gate_fits={block.region.name: fit for block, fit in zip(gated.blocks, gated.fits, strict=True)},
+        static=static,
+        measured=measured,
+        shift=shift,
+        gated=gated,
+        portrait=portrait,
+        reached=reached,
+    )
+
+
+def _observed(
+    source: Source, data: Sequence[Dataset], settings: Settings, console: Console, executor: Executor
+) -> _Ground:
+    """Find the regions, run the original over the data, and watch it."""
     cache = settings.cache
     with console.stage("finding regions"):
         surveyed = replace(survey_model(source, data[0], settings.exclude, settings.weights), executor=executor)
@@ -101,57 +173,40 @@ def _compile_model(
     with console.stage("running the original on the data") as progress:
         splits, claim = split_and_judge(surveyed, original, data, settings, progress)
     single = splits.single_fit
-    with _measuring(console, "observing activations", cache) as progress:
+    with measuring(console, "observing activations", cache) as progress:
         parts = (surveyed.model, surveyed.survey.regions, single, settings.bypass, settings.seed)
         studied = cache.recall("studied", parts, lambda: study(surveyed, single, settings, progress))
-    with _measuring(console, "differentiating", cache):
+    with measuring(console, "differentiating", cache):
         gradients = measure_gradients(surveyed, original, single, claim.output, claim.loss, settings)
-    with _measuring(console, "measuring the impact and cost of every region", cache) as progress:
+    mask = padding_input(surveyed, splits, settings)
+    evidence = Evidence(studied.activations, splits.fit, single, splits.joined_fit, mask)
+    return _Ground(surveyed, original, splits, claim, studied, gradients, evidence)
+
+
+def _laid(ground: _Ground, settings: Settings, console: Console) -> Laid:
+    """Choose bypasses and gates for the risk, and lay the path of configurations."""
+    surveyed, original, cache = ground.surveyed, ground.original, settings.cache
+    claim, fit = replace(ground.claim, limit=settings.risk), ground.splits.fit
+    with measuring(console, "measuring the impact and cost of every region", cache) as progress:
         candidates = measure_candidates(
-            surveyed, original, studied, gradients, splits.fit, claim.loss, settings, progress
+            surveyed, original, ground.studied, ground.gradients, fit, claim.loss, settings, progress
         )
     _require_candidates(candidates)
-    with _measuring(console, "fitting gates and laying the path", cache) as progress:
-        mask = padding_input(surveyed, splits, settings)
-        evidence = Evidence(studied.activations, splits.fit, single, splits.joined_fit, mask)
-        gated = gate_options(surveyed, original, candidates.chosen, evidence, claim, settings, progress)
-        gated = with_second_look(surveyed, original, evidence, gated, claim, settings)
-    with _measuring(console, "certifying", cache) as progress:
-        levels = certified_levels(gated, splits, claim, progress)
-    with _measuring(console, "building and verifying", cache):
-        found = len(surveyed.survey.blocks)
-        plan = full_plan(source, data, gated, levels, splits, claim, settings, found)
-        plan = with_references(plan, surveyed, splits.fit, splits.calibrate)
-        model = build(surveyed.model, plan, decisions=settings.decisions, level_input=settings.level_input)
-        static = static_alternative(surveyed, candidates, splits, claim)
-        measured = measure_promises(surveyed, original, model, plan, static, data, splits, claim)
-    require_promises(measured)
-    with _measuring(console, "estimating behaviour under shift", cache):
-        # With several data sets each of them is certified, which says more.
-        lone = candidates.chosen if len(data) == 1 else ()
-        shift = estimate_shift(surveyed, original, lone, evidence, claim, settings.seed)
-    portrait = None
-    if settings.portrait:
-        with _measuring(console, "comparing with opponents", cache):
-            subject = Subject(original, model, exposed(model, plan), plan, candidates.chosen, static)
-            portrait = take_portrait(surveyed, subject, splits.fit, splits.calibrate, splits.test, claim)
-    fits = {block.region.name: fit for block, fit in zip(gated.blocks, gated.fits, strict=True)}
-    return Compiled(
-        model, plan, surveyed, claim.loss, candidates, gated.path, fits, static, measured, shift, gated, portrait
-    )
+    with measuring(console, "fitting gates and laying the path", cache) as progress:
+        gated = gate_options(surveyed, original, candidates.chosen, ground.evidence, claim, settings, progress)
+        gated = with_second_look(surveyed, original, ground.evidence, gated, claim, settings)
+    return Laid(candidates, gated)
 
 
-@contextmanager
-def _measuring(console: Console, title: str, cache: Cache) -> Iterator[Progress]:
-    """A stage that says how many of its measurements were found in the cache."""
-    taken, made = cache.taken, cache.made
+def _reached(ground: _Ground, settings: Settings, console: Console) -> Reached:
+    """Seek the gentlest configuration that is as fast as the budget asks for."""
+    budget, fit = parse_budget(settings.budget), ground.splits.fit
+    speed = speed_of(ground.surveyed, ground.original, fit, settings)
 
-    def note() -> str:
-        found, all_of_them = cache.taken - taken, cache.taken - taken + cache.made - made
-        return f"{found} of {all_of_them} measurements from the cache" if found else ""
+    def lay(limit: float) -> Laid:
+        return _laid(ground, replace(settings, risk=limit), console)
 
-    with console.stage(title, note) as progress:
-        yield progress
+    return reach(budget, budget.needed(ground.original, fit), settings.risk, lay, speed)
 
 
 def compile_without_data(source: Source, settings: Settings, console: Console) -> Compiled:

@@ -13,9 +13,10 @@ from skipc.compiler.build import serialized
 from skipc.compiler.certify import Claim
 from skipc.compiler.fit import rank_correlation
 from skipc.compiler.impact import instrument
-from skipc.compiler.opponents import Opponent, identity_opponent, int8_opponent, static_opponent
+from skipc.compiler.opponents import Opponent, identity_opponent, int8_opponents, static_opponent
 from skipc.compiler.options import Option
 from skipc.compiler.prices import Latency, Memory, memory_at_load, race
+from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Judged, in_parallel, opened, run_gated, shut
 from skipc.compiler.static import Static
 from skipc.compiler.survey import Surveyed
@@ -57,7 +58,7 @@ class Portrait:
     """What the report shows beside the result.
 
     Attributes:
-        opponents: static, identity, int8.
+        opponents: static, identity, int8, and int8 of the compiled model.
         latencies: by name: the original, the compiled model, the same with every gate shut, and the opponents.
         gates: of every gate that reads its input.
         run: share of each sample's rows that ran in full, [samples, blocks], for some samples of *test*.
@@ -101,15 +102,19 @@ def take_portrait(
     calibrate: Sequence[Judged],
     test: Sequence[Judged],
     claim: Claim,
+    progress: Progress = SILENT,
 ) -> Portrait:
     """Measure all of it, on *test*."""
-    opponents = (
+    fixed = (
         static_opponent(surveyed, subject.static, test, claim),
         identity_opponent(surveyed, subject.options, fit, calibrate, test, claim),
-        int8_opponent(surveyed, calibrate, test, claim),
     )
+    progress.to(0.4)
+    opponents = (*fixed, *int8_opponents(surveyed.model, subject.model, calibrate, test, claim))
+    progress.to(0.6)
     pair = (serialized(surveyed.model), serialized(subject.model))
     memory = [memory_at_load(data) for data in pair]
+    progress.to(0.7)
     return Portrait(
         opponents=opponents,
         latencies=_race(subject, opponents, test),

@@ -14,6 +14,7 @@ from skipc.compiler.promises import Measured
 from skipc.compiler.report_measures import measures_json, measures_text, rounded, shift_json, shift_text
 from skipc.compiler.report_portrait import portrait_json
 from skipc.compiler.verify import Verification
+from skipc.passes.external import refers
 from skipc.passes.regions import Survey
 from skipc.runtime.plan import Certificate, Plan
 
@@ -128,6 +129,10 @@ def compile_json(compiled: Compiled, output: str, seconds: float) -> Json:
         "certificate": certificate_json(compiled.plan.certificate),
         "speedup": speedup_json(measured.bench.speedup) if measured else None,
         "static_speedup": _static_speedup(measured),
+        "growth": _growth(compiled),
+        "budget": {"asked": compiled.reached.budget.text, "speedup": rounded(compiled.reached.needed)}
+        if compiled.reached
+        else None,
         "time_share_skipped": rounded(measured.time_share_skipped) if measured else None,
         "verification": {name: verification_json(item) for name, item in measured.verification.items()}
         if measured
@@ -144,6 +149,14 @@ def _growth_json(compiled: Compiled) -> Json | None:
     found = footprint(compiled.surveyed.model, compiled.model)
     places = {block.region.weights for block in compiled.plan.blocks}
     return {"file": found.file, "load": found.load, "in_branches": found.branches, "weights": ", ".join(sorted(places))}
+
+
+def _growth(compiled: Compiled) -> float | None:
+    """By how much the file grows, as a share of the original's size; None where its weights are elsewhere."""
+    original = compiled.surveyed.model
+    if refers(original) or not original.ByteSize():
+        return None
+    return rounded(compiled.model.ByteSize() / original.ByteSize() - 1.0)
 
 
 def _static_speedup(measured: Measured | None) -> Json | None:
@@ -227,6 +240,8 @@ def compile_text(details: Mapping[str, Any]) -> str:
             [*lines, grown, "every gate is shut and nothing is certified", "next: skipc compile MODEL --data DATA"]
         )
     lines += _speed_text(details)
+    if details["budget"]:
+        lines.append(f"budget {details['budget']['asked']}: what is certified is the least limit that the data support")
     lines.append(
         f"certified: mean {certificate['loss']} at most {certificate['limit']:g} with confidence "
         f"{certificate['confidence']:g} ({certificate['samples']} samples, {certificate['test']} test)"
@@ -251,7 +266,7 @@ def _speed_text(details: Mapping[str, Any]) -> list[str]:
         return ["built from the plan, not measured again; next: skipc verify, skipc bench"]
     line = (
         f"{speedup['median']:.2f}x faster ({speedup['low']:.2f} to {speedup['high']:.2f}), "
-        f"{details['time_share_skipped']:.0%} of the time bypassed"
+        f"{details['time_share_skipped']:.0%} of the time bypassed, file {details['growth']:+.1%}"
     )
     return [line + (f"; the same bypasses without gates: {static['median']:.2f}x" if static else "")]
 

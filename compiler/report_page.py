@@ -63,9 +63,13 @@ def _cards(details: Details) -> str:
         cards.insert(0, (f"≤ {certificate['limit']:g}", f"mean {certificate['loss']}, {_sure(certificate)}"))
     if speedup:
         interval = f"{speedup['low']:.2f} to {speedup['high']:.2f}"
-        cards.insert(0, (f"{speedup['median']:.2f}x faster", f"95 % interval {interval}"))
+        cards.insert(0, (f"{speedup['median']:.2f}x faster", f"95 % interval {interval}, {_larger(details)}"))
         cards.append((percent(details["time_share_skipped"]), "of the original's time is bypassed"))
     return '<div class="cards">' + "".join(map(_card, cards)) + "</div>"
+
+
+def _larger(details: Details) -> str:
+    return f"file {100 * (details['growth'] or 0.0):+.1f} %"
 
 
 def _sure(certificate: Details) -> str:

@@ -28,6 +28,7 @@ def frontier_html(details: Details) -> str:
         (
             point["name"],
             "-" if not point["speedup"] else f"{point['speedup']['median']:.2f}x",
+            "-" if point["growth"] is None else f"{100 * point['growth']:+.1f} %",
             number(point["loss"]),
             _certified(point, certificate["limit"]),
             point["note"],
@@ -38,8 +39,8 @@ def frontier_html(details: Details) -> str:
         "Up is faster, left is safer. Filled marks passed the same test as the compiled model, hollow ones did not. "
         "Crosses are the configurations that the planner tried, with loss and speed as foreseen on the fit data."
     )
-    header = ("model", "faster", "mean loss on test", "certified", "what it is")
-    return picture + paragraph(words, "note") + table_html(header, rows, words=(3, 4))
+    header = ("model", "faster", "file", "mean loss on test", "certified", "what it is")
+    return picture + paragraph(words, "note") + table_html(header, rows, words=(4, 5))
 
 
 def _certified(point: Details, limit: float) -> str:
@@ -53,7 +54,7 @@ def _points(details: Details) -> list[dict[str, Any]]:
         return []
     losses = [item["mean"] for item in details["verification"].values()]
     own = {"name": "compiled", "speedup": details["speedup"], "loss": max(losses), "certified": True}
-    points = [{**own, "note": f"this file, level {details['level']}"}]
+    points = [{**own, "growth": details["growth"], "note": f"this file, level {details['level']}"}]
     for item in _opponents(details):
         # The comparison with the static alternative is made as thoroughly as the one with the compiled model.
         static = details["static_speedup"] if item["name"] == "static" else None
@@ -66,7 +67,8 @@ def _opponents(details: Details) -> list[Details]:
     if details["portrait"]:
         return list(details["portrait"]["opponents"])
     note = f"always on their bypass: {', '.join(details['static_blocks'])}"
-    static = {"name": "static", "certified": True, "loss": None, "speedup": details["static_speedup"], "note": note}
+    static = {"name": "static", "certified": True, "loss": None, "growth": None, "note": note}
+    static |= {"speedup": details["static_speedup"]}
     return [static] if details["static_speedup"] else []
 
 

@@ -38,6 +38,7 @@ def _opponent_json(found: Portrait, position: int) -> Json:
         "certified": item.certified,
         "loss": None if item.loss is None else rounded(item.loss),
         "speedup": _speedup_json(latency),
+        "growth": None if item.model is None else rounded(item.model.ByteSize() / found.file_bytes[0] - 1.0),
         "note": item.note,
     }
 

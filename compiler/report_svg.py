@@ -17,14 +17,20 @@ PATTERNS = """<svg width="0" height="0" aria-hidden="true" style="position:absol
 </defs></svg>"""
 """Shared by all pictures of a page."""
 
-MARKS: Mapping[str, str] = {"compiled": "disc", "static": "square", "identity": "triangle", "int8": "diamond"}
+MARKS: Mapping[str, str] = {
+    "compiled": "disc",
+    "static": "square",
+    "identity": "triangle",
+    "int8": "diamond",
+    "int8 of the compiled": "bowl",
+}
 
 LEFT, RIGHT, TOP, BOTTOM = 56, 24, 18, 44
 PLOT_HEIGHT = 300
 
 
 def mark(kind: str, x: float, y: float, *, filled: bool = True) -> str:
-    """A disc, square, triangle, diamond or cross about a point."""
+    """A disc, square, triangle (bowl: upside down), diamond or cross about a point."""
     style = "mark" if filled else "mark open"
     if kind == "disc":
         return f'<circle class="{style}" cx="{x:.1f}" cy="{y:.1f}" r="6"/>'
@@ -33,6 +39,7 @@ def mark(kind: str, x: float, y: float, *, filled: bool = True) -> str:
     corners = {
         "square": ((-6, -6), (6, -6), (6, 6), (-6, 6)),
         "triangle": ((0, -7), (7, 6), (-7, 6)),
+        "bowl": ((0, 7), (7, -6), (-7, -6)),
         "diamond": ((0, -8), (7, 0), (0, 8), (-7, 0)),
     }[kind]
     points = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)

@@ -17,6 +17,7 @@ from skipc.compiler.calibrate import p_value
 from skipc.compiler.certify import Claim
 from skipc.compiler.fit import GateFit, fit_gate
 from skipc.compiler.gating import Evidence, Gated, speed_as_shipped
+from skipc.compiler.growth import most_bytes
 from skipc.compiler.impact import TIMING_BUDGET_MS, instrument, instrument_for, times_open, typical
 from skipc.compiler.independence import dependent
 from skipc.compiler.loss import Losses
@@ -26,7 +27,7 @@ from skipc.compiler.running import Judged, Measure
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
 from skipc.passes.second_look import NAME, find_second_looks
-from skipc.runtime.plan import Array, Block, Gate, Region
+from skipc.runtime.plan import Array, Block, Bypass, Gate, Region
 from skipc.runtime.session import Session
 
 LOSSES = frozenset({"top1", "accuracy"})
@@ -75,7 +76,12 @@ def with_second_look(
     """
     if not is_asked(claim, settings):
         return rival
-    looks = [look for look in _looks(surveyed, evidence, claim) if look.share >= LEAST_SHARE]
+    most = most_bytes(surveyed.model, settings.max_growth)
+    looks = [
+        look
+        for look in _looks(surveyed, evidence, claim)
+        if look.share >= LEAST_SHARE and _bytes(look.block.bypass) <= most
+    ]
     chosen = _fastest(surveyed, original, looks, evidence, claim, settings)
     if chosen is None:
         return rival
@@ -87,6 +93,11 @@ def with_second_look(
     fair = replace(ends[1], thresholds=(threshold_at(chosen.look.scores, ends[1].shares[0]),))
     rival_speed = speed(rival.blocks, ends[0]) if ends[0] else 1.0
     return chosen.gated if speed(chosen.gated.blocks, fair) > rival_speed else rival
+
+
+def _bytes(read_out: Bypass) -> int:
+    """Of the read-out's weights, which stay in float32."""
+    return sum(read_out.arrays[name].nbytes for name in ("weight", "shift"))
 
 
 def is_asked(claim: Claim, settings: Settings) -> bool:

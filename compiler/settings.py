@@ -23,6 +23,7 @@ class Settings:
         loss: name of the loss, or ``module:function``.
         output: name of the judged output; None for the first.
         risk: limit of the mean loss.
+        budget: latency or speed-up to reach at the least risk; empty to go by the risk. The search begins at `risk`.
         confidence: with which the limit is promised.
         granularity: what decides for itself: a batch, a sample or a token; ``auto`` to choose for each block.
         gate_policy: what gates read: the entry of their own region, of the gated block before, or of the first.
@@ -36,6 +37,7 @@ class Settings:
         decisions: append decisions and scores to the outputs.
         level_input: let callers override the level.
         weights: which weights go into branches: those that ONNX Runtime needs there, all, or none.
+        max_growth: share of the model's size that bypasses may add to the file.
         exclude: patterns of region names that stay as they are.
         seed: of every random choice.
         workers: processes that measure losses; 0 for threads of this one.
@@ -48,6 +50,7 @@ class Settings:
     output: str | None = None
     risk: float = 0.01
     confidence: float = 0.95
+    budget: str = ""
     granularity: str = "auto"
     gate_policy: str = "block"
     mask: str = "auto"
@@ -60,6 +63,7 @@ class Settings:
     decisions: bool = False
     level_input: bool = False
     weights: str = "auto"
+    max_growth: float = 0.2
     exclude: tuple[str, ...] = ()
     seed: int = 0
     workers: int = 0

@@ -22,6 +22,7 @@ from skipc.compiler.gating import Evidence
 from skipc.compiler.impact import ablate, instrument, ungated
 from skipc.compiler.loss import Loss
 from skipc.compiler.options import Option
+from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Judged, in_parallel, opened
 from skipc.compiler.survey import Surveyed
 from skipc.runtime import names
@@ -108,7 +109,13 @@ class LeftOut:
 
 
 def estimate_shift(
-    surveyed: Surveyed, original: Session, options: Sequence[Option], evidence: Evidence, claim: Claim, seed: int
+    surveyed: Surveyed,
+    original: Session,
+    options: Sequence[Option],
+    evidence: Evidence,
+    claim: Claim,
+    seed: int,
+    progress: Progress = SILENT,
 ) -> tuple[LeftOut, ...]:
     """Cluster one data set by what its deepest block sees, and leave out one cluster after the other.
 
@@ -119,6 +126,7 @@ def estimate_shift(
         evidence: data that nothing is certified on, and what was observed of it.
         claim: whose limit and loss count.
         seed: of the clusters.
+        progress: told how far it is.
     """
     if not options:
         return ()
@@ -126,10 +134,10 @@ def estimate_shift(
     model = instrument(surveyed.model, [ungated(option.region, option.bypass) for option in options], surveyed.executor)
     observed = [evidence.observed[option.region.name].pooled for option in options]
     features = [sample_means(pooled, len(evidence.single))[: len(judged.items)] for pooled in observed]
-    losses = ablate(model, judged, claim.loss)[1]
+    losses = ablate(model, judged, claim.loss, progress.part(0.0, 0.2))[1]
     saved = np.array([option.saved_ms for option in options])
     known = Known(features, losses, saved, claim.limit, runner(model.session, judged, claim.loss))
-    return leave_clusters_out(known, clusters_of(features[-1], CLUSTERS, seed))
+    return leave_clusters_out(known, clusters_of(features[-1], CLUSTERS, seed), progress.part(0.2, 1.0))
 
 
 def one_by_one(original: Session, judged: Judged, single: Sequence[Batch], count: int) -> Judged:
@@ -173,17 +181,18 @@ def runner(session: Session, judged: Judged, loss: Loss) -> Run:
     return run
 
 
-def leave_clusters_out(known: Known, clusters: NDArray[np.int64]) -> tuple[LeftOut, ...]:
+def leave_clusters_out(known: Known, clusters: NDArray[np.int64], progress: Progress = SILENT) -> tuple[LeftOut, ...]:
     """Leave out one cluster after the other.
 
     Args:
         known: measured on all units.
         clusters: of each unit, [units].
+        progress: told of every cluster.
     """
     names, sizes = np.unique(clusters, return_counts=True)
     usable = [name for name, size in zip(names, sizes, strict=True) if FEWEST <= size <= len(clusters) - FEWEST]
     found = []
-    for name in usable:
+    for name, _ in progress.each(usable):
         inside, outside = np.flatnonzero(clusters == name), np.flatnonzero(clusters != name)
         gated = _tried(known, outside, inside, _gated(known, outside, inside))
         static = _tried(known, outside, inside, _static(known, outside, inside))

@@ -62,7 +62,8 @@ def split_and_judge(
     per_sample = calibrations[0].units == calibrations[0].samples == sum(map(len, calibrations[0].references))
     claim = Claim(loss, output, settings.risk, settings.confidence, loss.binary and per_sample)
     units = {dataset.name: part.units for dataset, part in zip(data, calibrations, strict=True)}
-    require_enough(claim, units, SHARES[1], size if by_batch else 1)
+    if not settings.budget:
+        require_enough(claim, units, SHARES[1], size if by_batch else 1)
     fit, single = joined(fits, [batches(row[0], 1, surveyed.inputs) for row in parts])
     return Splits(fit, single, _several(parts[0][0], surveyed), calibrations, tests), claim
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from skipc.compiler.bench import compare, run_shares, time_share_skipped
+from skipc.compiler.budget import parse_budget
 from skipc.compiler.build import build, placing, require_same_model, serialized
 from skipc.compiler.cache import Cache, default_folder
 from skipc.compiler.console import Console
@@ -57,6 +58,8 @@ def compile_verb(
 ) -> Result:
     """``skipc compile``."""
     start = time.perf_counter()
+    if options["budget"]:
+        parse_budget(options["budget"])
     kept = None if no_cache and cache is None else cache or default_folder(os.environ, Path.home())
     settings = Settings(**{**options, "exclude": tuple(options["exclude"]), "cache": Cache(kept)})
     files = _output_files(model, out)

@@ -94,6 +94,8 @@ class _Slicer:
         self._inside = {position[name] for name in region.nodes}
         self._last_axis = region.channel_axis == len(region.dims) - 1
         self._slices: dict[str, int] = {}
+        self._reads: list[str] = []
+        """What the projections that make the units read."""
         self._units = 0
         self._seen: set[str] = set()
 
@@ -104,6 +106,7 @@ class _Slicer:
             raise _NotNarrowableError
         self._units = self._constants[product.weight].shape[product.input_axis]
         self._slice(product.value)
+        self._require_independent_reads()
         ancestors = self._flow.ancestors[self._flow.producer[product.value]] & node_set(self._inside)
         return Hidden(product.value, self._units, projection, ancestors, dict(self._slices), product.integers)
 
@@ -155,6 +158,7 @@ class _Slicer:
         if product is not None:
             self._slice_constant(product.weight, product.output_axis)
             self._slice_others(product.others)
+            self._reads.append(product.value)
         elif node.op_type == "Conv" and attribute(node, "group", 1) == self._units == len(self._weight(node)):
             self._slice_constant(node.input[1], 0)
             self._slice_others(node.input[2:])
@@ -162,6 +166,13 @@ class _Slicer:
         elif node.op_type in UNITWISE:
             self._slice_operands(node)
         else:
+            raise _NotNarrowableError
+
+    def _require_independent_reads(self) -> None:
+        """None of the projections may read what is made of the units, as squeeze-and-excitation does."""
+        sliced = node_set({self._flow.producer[name] for name in self._seen})
+        made_by = [self._flow.producer[name] for name in self._reads if name in self._flow.producer]
+        if any(self._flow.ancestors[position] & sliced for position in made_by):
             raise _NotNarrowableError
 
     def _slice_others(self, names: Iterable[str]) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from skipc.compiler.options import (
     LOSS_FLOOR_SHARE,
     Option,
+    affordable_options,
     best_options,
     in_graph_order,
     lesser_half,
@@ -97,3 +101,40 @@ def test_the_half_of_least_impact_is_kept_in_the_order_given() -> None:
     assert lesser_half([a, b, c], {"a": 0.3, "b": 0.2, "c": 0.1, "unseen": 0.0}) == (b, c)
     assert lesser_half([a], {"a": 0.3}) == (a,)
     assert lesser_half([], {}) == ()
+
+
+def grown(name: str, loss: float, saved_ms: float, growth: int, kind: str = "linear") -> Option:
+    return replace(option(name, loss, saved_ms, kind=kind), growth=growth)
+
+
+def test_where_all_fit_the_file_size_decides_nothing() -> None:
+    offered = [grown("a", 0.01, 1.0, 500), grown("a", 0.01, 0.9, 0, "identity"), grown("b", 0.01, 0.1, 500)]
+    assert affordable_options(offered, LIMIT, 1000) == best_options(offered, LIMIT) == (offered[0], offered[2])
+
+
+def test_what_saves_little_for_its_size_goes() -> None:
+    offered = [grown("a", 0.01, 1.0, 500), grown("b", 0.01, 0.1, 500), grown("c", 0.01, 0.9, 500)]
+    assert affordable_options(offered, LIMIT, 1000) == (offered[0], offered[2])
+
+
+def test_a_smaller_kind_takes_the_place_of_a_large_one() -> None:
+    large, small = grown("a", 0.01, 1.0, 900, "narrow"), grown("a", 0.01, 0.8, 300)
+    other = grown("b", 0.01, 1.0, 600)
+    assert affordable_options([large, small, other], LIMIT, 1000) == (small, other)
+
+
+def test_without_room_only_what_adds_nothing_is_left() -> None:
+    offered = [grown("a", 0.01, 1.0, 1, "affine"), grown("b", 0.01, 1.0, 1), grown("b", 0.02, 0.5, 0, "identity")]
+    assert affordable_options(offered, LIMIT, 0) == (offered[2],)
+
+
+def test_no_choice_is_larger_than_asked() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        offered = [
+            grown(name, float(random.random()) / 10, float(random.random()), int(random.integers(1, 1000)), kind)
+            for name in "abcdef"
+            for kind in ("linear", "narrow")
+        ]
+        most = int(random.integers(1, 3000))
+        assert sum(option.growth for option in affordable_options(offered, LIMIT, most)) <= most

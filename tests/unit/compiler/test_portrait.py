@@ -11,6 +11,7 @@ from skipc.compiler.opponents import _quantized
 from skipc.compiler.portrait import quality
 from skipc.compiler.prices import memory_at_load, race
 from skipc.runtime.session import open_session
+from tests.gated import block, instrumented, surveyed
 from tests.graphs import mlp
 
 LOSSES = np.array([0.0, 0.1, 0.2, 0.3])
@@ -72,3 +73,15 @@ def test_the_quantizer_makes_weights_int8_or_says_why_not() -> None:
     broken, reason = _quantized(mlp().model, "QInt7")
     assert broken is None
     assert "QInt7" in reason
+
+
+def test_the_branches_of_a_compiled_model_are_quantized_too() -> None:
+    found = surveyed(mlp())
+    gated = instrumented(found.model, [block(region) for region in found.survey.blocks])
+    model, reason = _quantized(gated, "QInt8")
+    assert reason == ""
+    assert model is not None
+    branches = [item.g for node in model.graph.node if node.op_type == "If" for item in node.attribute]
+    assert branches
+    assert all("MatMul" not in {node.op_type for node in branch.node} for branch in branches)
+    open_session(model.SerializeToString())

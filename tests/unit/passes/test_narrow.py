@@ -13,7 +13,7 @@ from skipc.passes.flow import Flow
 from skipc.passes.narrow import Hidden, constants_of, find_hidden
 from skipc.runtime.plan import Bypass, Region
 from tests.gated import Array, Surveyed, block, instrumented, run, surveyed, window
-from tests.graphs import Network, conv_net, transformer
+from tests.graphs import Network, conv_net, mbconv, transformer
 
 ROUNDING = 1e-4
 """Relative, of float32 sums in another order over at most a few hundred terms, through two blocks."""
@@ -102,6 +102,13 @@ def test_attention_has_no_hidden_layer_to_slice() -> None:
     attention = [region for region in found.survey.blocks if region.kind == "attention"]
     assert attention
     assert all(find_hidden(flow, constants, region) is None for region in attention)
+
+
+def test_units_that_are_weighed_by_all_of_them_cannot_be_sliced() -> None:
+    """Squeeze-and-excitation reads every unit to weigh each: fewer of them do not fit its first projection."""
+    found = surveyed(mbconv())
+    flow, constants = Flow.of(found.model.graph), constants_of(found.model.graph)
+    assert [find_hidden(flow, constants, region) for region in found.survey.blocks] == [None, None]
 
 
 def test_gates_shut_is_the_original_bit_for_bit() -> None:
