@@ -27,3 +27,14 @@ def dynamic_int8(
             reduce_range=reduced,
         )
         return Network(onnx.load(after), network.inputs)
+
+
+def four_bit(network: Network, *, bits: int = 4, symmetric: bool = False) -> Network:
+    """Weights of matrix products in 4 or 8 bits, in blocks of 16 inputs."""
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(network.model)
+    quantizer = MatMulNBitsQuantizer(copy, bits=bits, block_size=16, is_symmetric=symmetric, accuracy_level=4)
+    quantizer.process()
+    return Network(quantizer.model.model, network.inputs)

@@ -16,8 +16,9 @@ from skipc.passes.builder import Builder
 from skipc.passes.expose import with_outputs
 from skipc.passes.flow import Flow, node_set, subgraphs
 from skipc.passes.freeze import FreezeScales, quantizes_dynamically, scales_of
+from skipc.passes.integers import Integers, quantized_weight
 from skipc.passes.narrow import Hidden, constants_of, find_hidden
-from skipc.passes.products import Integers, integers_of, product_at, quantized_weight, write_product
+from skipc.passes.products import form_of, product_at
 from skipc.runtime.plan import Block, Bypass, Region
 from tests.gated import Array, Surveyed, assert_equal, block, deciding, instrumented, run, surveyed, window
 from tests.graphs import Net, Network, mlp, transformer
@@ -42,9 +43,9 @@ def narrowable(found: Surveyed) -> list[tuple[Region, Hidden]]:
     return [(region, hidden) for region, hidden in layers if hidden is not None]
 
 
-def form_of(hidden: Hidden) -> Integers:
-    assert hidden.integers is not None
-    return hidden.integers
+def integers_of(hidden: Hidden) -> Integers:
+    assert isinstance(hidden.form, Integers)
+    return hidden.form
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -57,7 +58,7 @@ def test_every_product_with_a_weight_is_recognised(form: str) -> None:
     # What reads rows of a quantized table is none: nothing is there in float.
     expected = [node for node in flow.nodes if node.op_type == "MatMulInteger" and node.input[0] in quantized]
     assert len(products) == len(expected) == 10
-    assert all(product.integers is not None and product.input_axis == 0 for product in products)
+    assert all(product.form is not None and product.inputs for product in products)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_every_product_with_a_weight_is_recognised(form: str) -> None:
 )
 def test_new_weights_have_the_type_and_the_range_of_the_old(form: str, elem_type: int, largest: int) -> None:
     found = surveyed(dynamic_int8(encoder(), **FORMS[form]))
-    forms = [form_of(hidden) for _, hidden in narrowable(found)]
+    forms = [integers_of(hidden) for _, hidden in narrowable(found)]
     assert forms
     assert {(item.elem_type, item.largest) for item in forms} == {(elem_type, largest)}
 
@@ -74,9 +75,9 @@ def test_new_weights_have_the_type_and_the_range_of_the_old(form: str, elem_type
 def test_a_product_of_floats_is_none_of_8_bits() -> None:
     found = surveyed(encoder())
     flow, constants = Flow.of(found.model.graph), constants_of(found.model.graph)
-    assert all(hidden.integers is None for _, hidden in narrowable(found))
+    assert all(hidden.form is None for _, hidden in narrowable(found))
     every = node_set(range(len(flow.nodes)))
-    assert all(integers_of(flow, constants, every, region.entry) is None for region in found.survey.blocks)
+    assert all(form_of(flow, constants, every, region.entry) is None for region in found.survey.blocks)
 
 
 def test_a_scale_of_another_value_makes_no_product() -> None:
@@ -93,11 +94,11 @@ def test_a_scale_of_another_value_makes_no_product() -> None:
 @pytest.mark.parametrize("form", ["signed", "unsigned", "reduced"])
 def test_a_written_product_is_the_integer_product(form: str) -> None:
     found = surveyed(dynamic_int8(encoder(), **FORMS[form]))
-    like = form_of(narrowable(found)[0][1])
+    like = integers_of(narrowable(found)[0][1])
     random = np.random.default_rng(0)
     x, weight = (random.standard_normal(shape).astype(np.float32) for shape in ((5, 8), (8, 3)))
     builder = Builder("new", 17)
-    result = write_product(builder, like, "x", weight)
+    result = like.write(builder, "x", weight)
     fragment = builder.fragment()
     given, made = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", result))
     graph = helper.make_graph(fragment.nodes, "one", [given], [made], fragment.initializers)
