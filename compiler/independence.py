@@ -67,7 +67,8 @@ def dependent(model: onnx.ModelProto, blocks: Sequence[Block], items: Sequence[B
     """
     if not items:
         return {block.region.name: "the data gives no batch of several samples to try it on" for block in blocks}
-    watched = [name for block in blocks for name in (block.region.entry, block.region.exit)]
+    exits = [block.region.exit for block in blocks]
+    watched = [*(block.region.entry for block in blocks), *exits]
     scales = scales_of(model)
     original = open_session(with_outputs(model, [*watched, *scales]).SerializeToString())
     session = imposed(run_passes(model, [FreezeScales()]), blocks)
@@ -75,17 +76,16 @@ def dependent(model: onnx.ModelProto, blocks: Sequence[Block], items: Sequence[B
     for item in items:
         values = {**item.feeds, **original.run(item.feeds)}
         none, held = decisions(blocks, values), {name: values[name] for name in scales}
-        feeds, turned = {**item.feeds, **held}, {**_turned(item), **held}
-        exits = [block.region.exit for block in blocks]
-        # A rounding that falls the other way grows from block to block: quantized runs compare within a session.
-        whole, whole_turned = (session.run({**f, **none}, exits) if scales else {} for f in (feeds, turned))
-        for block in blocks:
-            expected = values[block.region.exit]
-            reason = _dependence(session, block, feeds, none, whole.get(block.region.exit, expected))
-            reversed_ = whole_turned.get(block.region.exit, expected[::-1])
-            reason = reason or _dependence(session, block, turned, none, reversed_)
-            if reason:
-                found.setdefault(block.region.name, reason)
+        for order, turned in ((item.feeds, 1), (_turned(item), -1)):
+            feeds = {**order, **held}
+            # A rounding that falls the other way grows from block to block: quantized runs compare within a session.
+            whole = (
+                session.run({**feeds, **none}, exits) if scales else {name: values[name][::turned] for name in exits}
+            )
+            for block in blocks:
+                reason = _dependence(session, block, feeds, none, whole[block.region.exit])
+                if reason:
+                    found.setdefault(block.region.name, reason)
     return found
 
 

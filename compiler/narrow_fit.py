@@ -26,8 +26,8 @@ from skipc.runtime.session import open_session
 SHARES = (0.5, 0.375, 0.25)
 """Of the hidden units kept; each is one bypass on offer."""
 
-INTEGER_SHARES = (0.625, *SHARES)
-"""The same in 8 bits, where a linear path costs more time than as many hidden units, and is left out."""
+QUANTIZED_SHARES = (0.625, *SHARES)
+"""The same in 8 bits or less, where a linear path costs more time than as many hidden units, and is left out."""
 
 MAX_FEATURES = 4096
 """Wider blocks are not narrowed: their Gram matrix would take too long to invert."""
@@ -115,7 +115,7 @@ class _Sums:
         self.hidden = hidden
         self.kernel = hidden.kernel(flow)
         self.taps = int(np.prod(self.kernel, dtype=int)) if self.kernel else 1
-        self.direct = 0 if hidden.integers else region.channels
+        self.direct = 0 if hidden.form else region.channels
         self.features = self.direct + hidden.units * self.taps
         self.values = (region.entry, region.merge, hidden.value)
         self.rows = 0
@@ -176,7 +176,7 @@ class _Sums:
 
 def fit_narrow(moments: HiddenMoments, shares: Sequence[float] = ()) -> tuple[Bypass, ...]:
     """One narrow bypass for each share of units kept, from wide to narrow."""
-    shares = shares or (SHARES if moments.channels else INTEGER_SHARES)
+    shares = shares or (SHARES if moments.channels else QUANTIZED_SHARES)
     scale = np.sqrt(np.maximum(np.diag(moments.ff), 1e-20))
     ff, fd = moments.ff / np.outer(scale, scale), moments.fd / scale[:, None]
     units = np.arange(moments.units)

@@ -15,6 +15,7 @@ from skipc.compiler.loss import Loss, Losses, resolve_loss
 from skipc.compiler.running import Judged, judge, run_plain
 from skipc.compiler.verify import gates_shut_equality, require_same_signature
 from skipc.passes.base import run_passes
+from skipc.passes.freeze import quantizes_dynamically
 from skipc.passes.stamp import Recertify, SetLevel, plan_of
 from skipc.runtime.errors import InputError, PromiseError
 from skipc.runtime.plan import Plan
@@ -69,14 +70,15 @@ def _judged(
     output = plan.certificate.output if plan.certificate else session.outputs[0]
     shuffled = [item.subset(np.random.default_rng(plan.seed).permutation(len(item))) for item in data]
     inputs = input_specs(original)
-    judged = tuple(judge(session, item, inputs, plan.batch_size, output, by_batch=plan.by_batch) for item in shuffled)
+    by_batch = plan.by_batch or quantizes_dynamically(original)
+    judged = tuple(judge(session, item, inputs, plan.batch_size, output, by_batch=by_batch) for item in shuffled)
     loss = resolve_loss(plan.loss, judged[0].references[0], shuffled[0].labels)
     per_sample = judged[0].units == judged[0].samples == sum(map(len, judged[0].references))
     limit = terms.risk or (plan.certificate.limit if plan.certificate else RISK)
     confidence = terms.confidence or (plan.certificate.confidence if plan.certificate else CONFIDENCE)
     claim = Claim(loss, output, limit, confidence, loss.binary and per_sample)
     units = {item.name: part.units for item, part in zip(data, judged, strict=True)}
-    require_enough(claim, units, 1.0, plan.batch_size if plan.by_batch else 1)
+    require_enough(claim, units, 1.0, plan.batch_size if by_batch else 1)
     return judged, claim
 
 

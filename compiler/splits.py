@@ -15,6 +15,7 @@ from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Judged, judge
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
+from skipc.passes.freeze import quantizes_dynamically
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Array
 from skipc.runtime.session import Session
@@ -49,10 +50,12 @@ def split_and_judge(
     output = _output(original, settings)
     parts = [_parts(dataset, settings.seed) for dataset in data]
     size, by_batch = settings.batch_size, settings.granularity == "batch"
+    # Scales that follow a batch's range make its samples depend on one another, in the original as well.
+    together = (by_batch, *(by_batch or quantizes_dynamically(surveyed.model),) * 2)
     judged = [
         [
-            judge(original, part, surveyed.inputs, size, output, by_batch=by_batch, progress=own)
-            for part, own in whole.each(row)
+            judge(original, part, surveyed.inputs, size, output, by_batch=joint, progress=own)
+            for (part, joint), own in whole.each(list(zip(row, together, strict=True)))
         ]
         for row, whole in progress.each(parts)
     ]
@@ -63,7 +66,7 @@ def split_and_judge(
     claim = Claim(loss, output, settings.risk, settings.confidence, loss.binary and per_sample)
     units = {dataset.name: part.units for dataset, part in zip(data, calibrations, strict=True)}
     if not settings.budget:
-        require_enough(claim, units, SHARES[1], size if by_batch else 1)
+        require_enough(claim, units, SHARES[1], size if calibrations[0].by_batch else 1)
     fit, single = joined(fits, [batches(row[0], 1, surveyed.inputs) for row in parts])
     return Splits(fit, single, _several(parts[0][0], surveyed), calibrations, tests), claim
 

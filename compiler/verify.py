@@ -14,6 +14,7 @@ from skipc.compiler.loss import Loss, Losses, resolve_loss
 from skipc.compiler.running import judge, run_plain
 from skipc.compiler.tolerance import FLOAT32, shut_tolerance
 from skipc.passes.external import refers
+from skipc.passes.freeze import quantizes_dynamically
 from skipc.passes.stamp import SetLevel
 from skipc.passes.stand_in import runnable
 from skipc.runtime.errors import InputError
@@ -113,7 +114,8 @@ def verify_compiled(
     require_same_signature(original, compiled)
     session = open_session(original.SerializeToString(), provider=provider)
     output = plan.certificate.output if plan.certificate else session.outputs[0]
-    judged = judge(session, data, inputs, plan.batch_size, output, by_batch=plan.by_batch)
+    by_batch = plan.by_batch or quantizes_dynamically(original)
+    judged = judge(session, data, inputs, plan.batch_size, output, by_batch=by_batch)
     loss = resolve_loss(plan.loss, judged.references[0], data.labels)
     losses = run_plain(open_session(compiled.SerializeToString(), provider=provider), judged, loss)
     equality = gates_shut_equality(original, compiled, [item.feeds for item in judged.items])

@@ -53,12 +53,15 @@ class Builder:
         self._tensors[name] = gs.Constant(name, np.array(values, dtype=dtype, order="C"))
         return name
 
-    def op(self, op_type: str, inputs: Sequence[str], *, output: str = "", unread: int = 0, **attrs: Any) -> str:
+    def op(
+        self, op_type: str, inputs: Sequence[str], *, output: str = "", unread: int = 0, domain: str = "", **attrs: Any
+    ) -> str:
         """Add a node and return the name of its first output; of more it has so many, which nobody reads."""
         output = output or self._name(op_type)
         operands = [self._tensor(name) for name in inputs]
         results = [self._tensor(name) for name in (output, *(self._name(op_type) for _ in range(unread)))]
-        self._graph.layer(op=op_type, name=output, inputs=operands, outputs=results, attrs=attrs)
+        kind = {"op": op_type, "domain": domain or None}
+        self._graph.layer(**kind, name=output, inputs=operands, outputs=results, attrs=attrs)
         return output
 
     def several(self, op_type: str, inputs: Sequence[str], outputs: int) -> tuple[str, ...]:

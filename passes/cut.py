@@ -15,7 +15,7 @@ from skipc.passes.flow import Flow, NodeSet, members, node_inputs, node_set
 from skipc.passes.narrow import Hidden, Narrowed, constants_of, find_hidden, narrowed
 from skipc.passes.normalize import copied_node
 from skipc.passes.placement import for_branch
-from skipc.passes.products import Integers, integers_of
+from skipc.passes.products import Form, form_of
 from skipc.passes.surrogate import Formats, write_bypass
 from skipc.runtime import names
 from skipc.runtime.plan import Array, Block, Bypass, Region
@@ -177,9 +177,9 @@ class Cut:
         entry = self._entry(block.region)
         return narrowed(self.flow, self.constants, hidden, units, names.bypass(block.region.name), entry)
 
-    def _entry(self, region: Region) -> Integers | None:
-        """How a region multiplies its entry value in 8 bits."""
-        return integers_of(self.flow, self.constants, self._set(region.nodes), region.entry)
+    def _entry(self, region: Region) -> Form | None:
+        """How a region writes products of its entry value."""
+        return form_of(self.flow, self.constants, self._set(region.nodes), region.entry)
 
     def _hidden(self, region: Region) -> Hidden:
         found = find_hidden(self.flow, self.constants, region)

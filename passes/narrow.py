@@ -15,10 +15,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from skipc.passes.bits import Bits
 from skipc.passes.external import is_external
 from skipc.passes.flow import Flow, NodeSet, members, node_set
+from skipc.passes.integers import Integers
 from skipc.passes.normalize import copied_node
-from skipc.passes.products import Integers, Product, attribute, product_at
+from skipc.passes.products import Form, Product, attribute, product_at
 from skipc.runtime.plan import Array, Region
 
 UNITWISE = frozenset(
@@ -40,7 +42,7 @@ class Hidden:
         projection: position of the node that reads them last.
         nodes: positions of the nodes from the region's entry to the activations.
         slices: for each constant among them that has an extent of its own for every unit, the axis of the units.
-        integers: how the last projection is written in 8 bits; None in float.
+        form: how the last projection is written; None in float.
     """
 
     value: str
@@ -48,7 +50,7 @@ class Hidden:
     projection: int
     nodes: NodeSet
     slices: Mapping[str, int] = field(default_factory=dict)
-    integers: Integers | None = None
+    form: Form | None = None
 
     def kernel(self, flow: Flow) -> tuple[int, ...]:
         """Extents of the last projection's kernel; empty for a matrix product."""
@@ -104,11 +106,11 @@ class _Slicer:
         product = self._product(projection)
         if product is None:
             raise _NotNarrowableError
-        self._units = self._constants[product.weight].shape[product.input_axis]
+        self._units = product.inputs
         self._slice(product.value)
         self._require_independent_reads()
         ancestors = self._flow.ancestors[self._flow.producer[product.value]] & node_set(self._inside)
-        return Hidden(product.value, self._units, projection, ancestors, dict(self._slices), product.integers)
+        return Hidden(product.value, self._units, projection, ancestors, dict(self._slices), product.form)
 
     def _last_projection(self) -> int:
         """The only node with a weight matrix that the merge is reached from without another one between."""
@@ -157,7 +159,7 @@ class _Slicer:
         node, product = self._flow.nodes[made_by], self._product(made_by)
         if product is not None:
             self._slice_constant(product.weight, product.output_axis)
-            self._slice_others(product.others)
+            self._slice_others(product.others, packed=isinstance(product.form, Bits))
             self._reads.append(product.value)
         elif node.op_type == "Conv" and attribute(node, "group", 1) == self._units == len(self._weight(node)):
             self._slice_constant(node.input[1], 0)
@@ -175,10 +177,10 @@ class _Slicer:
         if any(self._flow.ancestors[position] & sliced for position in made_by):
             raise _NotNarrowableError
 
-    def _slice_others(self, names: Iterable[str]) -> None:
+    def _slice_others(self, names: Iterable[str], *, packed: bool = False) -> None:
         for name in names:
             if name and name in self._constants and self._constants[name].size > 1:
-                self._slice_constant(name, self._constants[name].ndim - 1)
+                self._slice_constant(name, 0 if packed else self._constants[name].ndim - 1, packed=packed)
 
     def _slice_operands(self, node: onnx.NodeProto) -> None:
         if node.op_type in ("Pad", "Clip", "Dropout"):
@@ -199,8 +201,10 @@ class _Slicer:
         if axis >= 0 and shape[axis] != 1:
             self._slice_constant(name, axis)
 
-    def _slice_constant(self, name: str, axis: int) -> None:
-        if name not in self._constants or self._constants[name].shape[axis] != self._units:
+    def _slice_constant(self, name: str, axis: int, *, packed: bool = False) -> None:
+        """Note the axis of the units; packed constants may hold several elements for each of them."""
+        extent = self._constants[name].shape[axis] if name in self._constants else 0
+        if extent == 0 or extent % self._units or (extent != self._units and not packed):
             raise _NotNarrowableError
         if self._slices.setdefault(name, axis) != axis:
             raise _NotNarrowableError
@@ -214,15 +218,15 @@ class Narrowed:
         nodes: copies of those that make the hidden activations.
         initializers: the sliced constants.
         value: name of the activations.
-        entry: how products of the entry value are written in 8 bits, next to these nodes.
+        entry: how products of the entry value are written next to these nodes; None in float.
         hidden: how the last projection is.
     """
 
     nodes: tuple[onnx.NodeProto, ...] = ()
     initializers: tuple[onnx.TensorProto, ...] = ()
     value: str = ""
-    entry: Integers | None = None
-    hidden: Integers | None = None
+    entry: Form | None = None
+    hidden: Form | None = None
 
 
 def narrowed(
@@ -231,7 +235,7 @@ def narrowed(
     hidden: Hidden,
     units: NDArray[np.int64],
     prefix: str,
-    entry: Integers | None = None,
+    entry: Form | None = None,
 ) -> Narrowed:
     """Copies of the nodes that make the hidden activations, for these units only.
 
@@ -241,13 +245,13 @@ def narrowed(
         hidden: layer of a region.
         units: to keep.
         prefix: of the copies' names.
-        entry: how the region multiplies its entry value in 8 bits.
+        entry: how the region writes products of its entry value.
     """
     inside = [flow.nodes[i] for i in members(hidden.nodes)]
     new = {name: f"{prefix}/{name}" for node in inside for name in node.output if name}
     sliced = {name: f"{prefix}/{name}" for name in hidden.slices}
     tensors = [
-        numpy_helper.from_array(np.ascontiguousarray(constants[name].take(units, axis=axis)), sliced[name])
+        numpy_helper.from_array(_kept(constants[name], axis, hidden.units, units), sliced[name])
         for name, axis in hidden.slices.items()
     ]
     nodes = []
@@ -256,13 +260,21 @@ def narrowed(
         copy.input[:] = [new.get(name, sliced.get(name, name)) for name in node.input]
         copy.output[:] = [new.get(name, name) for name in node.output]
         copy.name = f"{prefix}/{node.name}"
-        _set_group(copy, hidden.units, len(units))
+        _set_count(copy, hidden.units, len(units))
         nodes.append(copy)
-    entry = entry and entry.renamed(new)
-    return Narrowed(tuple(nodes), tuple(tensors), new[hidden.value], entry, hidden.integers)
+    entry = entry.renamed(new) if isinstance(entry, Integers) else entry
+    return Narrowed(tuple(nodes), tuple(tensors), new[hidden.value], entry, hidden.form)
 
 
-def _set_group(node: onnx.NodeProto, before: int, after: int) -> None:
+def _kept(array: Array, axis: int, total: int, units: NDArray[np.int64]) -> Array:
+    """The elements of these units; of several to a unit, which only a first axis holds, all."""
+    if array.shape[axis] == total:
+        return np.ascontiguousarray(array.take(units, axis=axis))
+    return np.ascontiguousarray(array.reshape(total, -1)[units].reshape(-1, *array.shape[1:]))
+
+
+def _set_count(node: onnx.NodeProto, before: int, after: int) -> None:
     for item in node.attribute:
-        if node.op_type == "Conv" and item.name == "group" and item.i == before and before > 1:
+        counts = (node.op_type, item.name) in (("Conv", "group"), ("MatMulNBits", "N"))
+        if counts and item.i == before and before > 1:
             item.i = after

@@ -10,8 +10,8 @@ x is the entry value with C channels; parameters are float32 and are emitted in 
 | linear | x · weight + shift |
 | narrow | x · weight + h · down + shift, h being what is left of the block's own hidden layer |
 
-In channels-first regions the products are 1x1 convolutions. Where the region multiplies in 8 bits, so does its bypass;
-the identity in a weight is then added in float, so that only what it leaves is quantized.
+In channels-first regions the products are 1x1 convolutions. Where the region multiplies in 8 bits or less, so does its
+bypass; the identity in a weight is then added in float, so that only what it leaves is quantized.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from skipc.passes.builder import Builder, as_type
-from skipc.passes.products import Integers, write_product
+from skipc.passes.products import Form
 from skipc.runtime.plan import Array, Bypass, Region
 
 KINDS = ("identity", "affine", "low-rank", "linear", "narrow")
@@ -31,15 +31,15 @@ KINDS = ("identity", "affine", "low-rank", "linear", "narrow")
 
 @dataclass(frozen=True)
 class Formats:
-    """How the region multiplies in 8 bits; None in float.
+    """How the region's own products are written; None in float.
 
     Attributes:
         entry: products of the entry value itself.
         hidden: the last projection.
     """
 
-    entry: Integers | None = None
-    hidden: Integers | None = None
+    entry: Form | None = None
+    hidden: Form | None = None
 
 
 def write_bypass(
@@ -86,17 +86,17 @@ def _narrow(builder: Builder, region: Region, arrays: Mapping[str, Array], hidde
     return builder.op("Sub", [direct, product])
 
 
-def _last(builder: Builder, region: Region, hidden: str, down: Array, integers: Integers | None) -> str:
-    if integers is not None:
-        return write_product(builder, integers, hidden, down)
+def _last(builder: Builder, region: Region, hidden: str, down: Array, form: Form | None) -> str:
+    if form is not None:
+        return form.write(builder, hidden, down)
     return _product(builder, region, hidden, down, None)
 
 
-def _direct(builder: Builder, region: Region, weight: Array, shift: Array, integers: Integers | None) -> str:
+def _direct(builder: Builder, region: Region, weight: Array, shift: Array, form: Form | None) -> str:
     """The entry value · weight + shift."""
-    if integers is None:
+    if form is None:
         return _product(builder, region, region.entry, weight, shift)
-    product = write_product(builder, integers, region.entry, np.eye(len(weight), dtype=weight.dtype) - weight)
+    product = form.write(builder, region.entry, np.eye(len(weight), dtype=weight.dtype) - weight)
     change = builder.op("Add", [product, builder.constant(*_typed(-shift, region))])
     return builder.op("Sub", [region.entry, change])
 
