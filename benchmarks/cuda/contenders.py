@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx
 
 from benchmarks.cuda.networks import Array
-from benchmarks.cuda.subject import EVERYTHING, NOTHING, QUARTERS, Subject
+from benchmarks.cuda.subject import EVERYTHING, NOTHING, QUARTERS, Subject, deciding
 from benchmarks.failure import BenchmarkError
 from skipc.runtime.binding import Bound, bind
 from skipc.runtime.plan import Block
@@ -93,7 +93,8 @@ class Field:
         plain = {ORIGINAL: opened(subject.model), STATIC: opened(subject.static())}
         if half is not None:
             plain[HALF] = opened_on(half, half.model, provider, threads)
-        blocks = [(*kind, subject.gated(*kind, provider)) for kind in kinds]
+        taught = {policy: subject.gated(policy, provider) for policy in dict.fromkeys(policy for policy, _ in kinds)}
+        blocks = [(*kind, deciding(taught[kind[0]], kind[1])) for kind in kinds]
         gated = tuple(Gated(*item, opened(subject.shipped(item[2]))) for item in blocks)
         return cls(subject, half, provider, threads, plain, gated)
 

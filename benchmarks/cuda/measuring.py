@@ -97,7 +97,8 @@ def _gated(times: Times, name: str, gates: int) -> Json:
     return {
         "latency_ms": {share: interval(times[name, share]) for share in shares},
         "shut_overhead": {key: rounded(getattr(overhead, key) - 1) for key in ("median", "low", "high")},
-        "per_if_us": interval((shut - opponents[ORIGINAL]) / gates * 1e3),
+        "gates": gates,
+        "per_gate_us": interval((shut - opponents[ORIGINAL]) / gates * 1e3),
         "speedup": {key: speedup_json(speedup_of(found, quarter)) for key, found in opponents.items()},
         "break_even_share": {key: break_even(float(np.median(found)), *middle) for key, found in opponents.items()},
     }
