@@ -82,7 +82,7 @@ class Builder:
 
     def several(self, op_type: str, inputs: Sequence[str], outputs: int) -> tuple[str, ...]:
         """Add a node and return the names of all its outputs."""
-        found = tuple(self._name(op_type) for _ in range(outputs))
+        found = tuple(self.name(op_type) for _ in range(outputs))
         operands, results = ([self._tensor(name) for name in names] for names in (inputs, found))
         self._graph.layer(op=op_type, name=found[0], inputs=operands, outputs=results)
         return found
