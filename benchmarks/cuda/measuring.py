@@ -31,7 +31,7 @@ from skipc.compiler.report_measures import rounded
 from skipc.runtime import names
 from skipc.runtime.binding import Bound
 
-LEAST_ROUNDS, MOST_ROUNDS = 5, 60
+LEAST_ROUNDS, MOST_ROUNDS = 5, 200
 
 TOLERANCE = {"float32": 1e-4, "float16": 3e-2}
 """Of an output's largest value: some hundred operations deep, each off by 6e-8 or 5e-4, summed in another order."""
