@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from benchmarks.runtime_page import alarms_section, log_section, serving_section
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
 NONE = "none"
+UNMEASURED = "not measured yet"
+CUDA_BATCH = 32
+CUDA_NETWORKS = ("bert-base", "vit-large", "resnet-50", "decoder-30")
 
 Result = Mapping[str, Any]
 Section = Callable[[Result], Iterator[str]]
@@ -89,6 +93,8 @@ def _section(results: Mapping[str, Result]) -> Iterator[str]:
     if "rows" in results:
         yield from _rows_table(results["rows"]["results"])
         yield ""
+    yield from _cuda_table(results.get("cuda"))
+    yield ""
     if "help" in results:
         yield f"`skipc --help` takes {results['help']['results']['seconds']['median']:.2f} s.\n"
     yield _origin(results) if results else "Nothing has been measured yet: `make benchmarks`."
@@ -193,9 +199,30 @@ def _rows_table(result: Result) -> Iterator[str]:
         yield f"| {row['rows']} rows, by {row['granularity']} | {' | '.join(parts)} |"
 
 
+def _cuda_table(result: Result | None) -> Iterator[str]:
+    """Speed on a GPU at one batch size, by the policy that is fastest there."""
+    what = f"CUDA, batch {CUDA_BATCH}, a quarter of the blocks' time bypassed"
+    yield f"| {what} | original | in a CUDA graph | gates shut |"
+    yield "|---|---|---|---|"
+    if result is None:
+        yield f"| {', '.join(CUDA_NETWORKS)} | {' | '.join([UNMEASURED] * 3)} |"
+        return
+    for network, dtype in product(CUDA_NETWORKS, ("float16", "float32")):
+        case = result["cases"].get(f"{network}, {dtype}, batch {CUDA_BATCH}")
+        if case is None:
+            yield f"| {network}, {dtype} | {' | '.join([UNMEASURED] * 3)} |"
+            continue
+        name, best = max(case["gated"].items(), key=lambda item: item[1]["speedup"]["original"]["median"])
+        graph = best["speedup"].get("original, CUDA graph")
+        cells = [_speedup({"speedup": found}) if found else NONE for found in (best["speedup"]["original"], graph)]
+        shut = f"{100 * best['shut_overhead']['median']:.1f} %"
+        yield f"| {network}, {dtype}, policy {name} | {' | '.join(cells)} | {shut} |"
+
+
 def _origin(results: Mapping[str, Result], folder: str = "benchmarks") -> str:
-    """Machine and versions; of the result that was measured last, where they differ."""
-    last = max(results.values(), key=lambda result: str(result["date"]))
+    """Machine and versions; of the result on the CPU that was measured last, where they differ."""
+    here = [result for name, result in results.items() if not name.startswith("cuda")]
+    last = max(here, key=lambda result: str(result["date"]))
     machine, version = last["machine"], last["versions"].get("onnxruntime", "?")
     return (
         f"Measured on {machine['cores']} cores of {machine['cpu']} with ONNX Runtime {version} on the CPU, "

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from skipc.compiler.data import Batch
-from skipc.compiler.latency import Run, Speedup, interleaved, speedup_of
+from skipc.compiler.latency import Speedup, interleaved, speedup_of
 from skipc.runtime import names
+from skipc.runtime.binding import timed
 from skipc.runtime.plan import Plan
 from skipc.runtime.session import Session
 
@@ -39,14 +40,29 @@ class Bench:
 
 
 def compare(
-    original: Session, compiled: Session, items: Sequence[Batch], *, rounds: int = 0, budget_ms: float = BUDGET_MS
+    original: Session,
+    compiled: Session,
+    items: Sequence[Batch],
+    *,
+    rounds: int = 0,
+    budget_ms: float = BUDGET_MS,
+    bound: bool | None = None,
 ) -> Bench:
     """Time both models on the same batches.
 
     Each round runs a handful of batches, drawn anew, through both models; a round's ratio is of their summed times, so
-    that large inputs weigh as much as they cost. Zero rounds stands for as many as fit into the budget.
+    that large inputs weigh as much as they cost. Each timed run follows an untimed one of the same batch, so that the
+    branches that its gates choose have run before.
+
+    Args:
+        original: to compare with.
+        compiled: the other one.
+        items: to run.
+        rounds: 0 for as many as fit into the budget.
+        budget_ms: milliseconds that all of it may take.
+        bound: whether inputs lie on the device before and outputs stay there; None for on a GPU only.
     """
-    once = 2 * sum(_pairs(original, compiled, items[:1], 0, warm_up=True))
+    once = 2 * sum(_pairs(original, compiled, items[:1], 0, bound, warm_up=True))
     size = int(np.clip(budget_ms / LEAST_ROUNDS / max(once, 1e-3), 1, BATCHES_A_ROUND))
     if rounds == 0:
         rounds = int(np.clip(budget_ms / max(once * size, 1e-3), LEAST_ROUNDS, MOST_ROUNDS))
@@ -54,21 +70,23 @@ def compare(
     order = np.random.default_rng(0).permutation(max(rounds * size, len(items))) % len(items)
     for row in range(rounds):
         chosen = [items[i] for i in order[row * size : (row + 1) * size]]
-        slow[row], fast[row] = _pairs(original, compiled, chosen, row)
+        slow[row], fast[row] = _pairs(original, compiled, chosen, row, bound)
     return Bench(speedup_of(slow, fast), float(np.median(slow)), float(np.median(fast)))
 
 
 def _pairs(
-    original: Session, compiled: Session, items: Sequence[Batch], seed: int, *, warm_up: bool = False
+    original: Session,
+    compiled: Session,
+    items: Sequence[Batch],
+    seed: int,
+    bound: bool | None,
+    *,
+    warm_up: bool = False,
 ) -> tuple[float, float]:
     """Mean milliseconds a batch of both models on the same batches, in an order that the seed draws."""
-    runs = [run for item in items for run in (_run(original, item), _run(compiled, item))]
+    runs = [timed(session, item.feeds, bound=bound) for item in items for session in (original, compiled)]
     times = interleaved(runs, 1, warm_up=warm_up, seed=seed)[0].reshape(-1, 2).mean(axis=0)
     return float(times[0]), float(times[1])
-
-
-def _run(session: Session, item: Batch) -> Run:
-    return lambda: session.run(item.feeds)
 
 
 def run_shares(exposed: Session, plan: Plan, items: Sequence[Batch]) -> tuple[float, ...]:

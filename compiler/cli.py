@@ -25,9 +25,13 @@ EXIT_INTERRUPTED = 130
 BYPASSES = ("auto", "identity", "affine", "low-rank", "linear", "narrow", "int8")
 IMPACTS = ("ablation", "gradient", "activation")
 GRANULARITIES = ("auto", "batch", "sample", "token")
-GATE_POLICIES = ("block", "ahead", "early", "merged")
+GATE_POLICIES = ("block", "ahead", "early", "merged", "auto")
 GROUPINGS = ("none", "labels")
 WEIGHTS = ("auto", "branch", "outer")
+TARGETS = (
+    *("cpu", "cuda", "openvino", "web"),
+    *("qnn", "directml", "coreml", "nnapi", "webnn", "tensorrt", "tract"),
+)
 
 
 def output_options(command: Command) -> Command:
@@ -109,7 +113,11 @@ def cli() -> None:
 @click.option("--budget", default="", metavar="MS|X", help="Reach 5ms a batch, or 1.3x, at the least risk.")
 @click.option("--granularity", type=click.Choice(GRANULARITIES), default="auto", show_default=True)
 @click.option(
-    "--gate-policy", type=click.Choice(GATE_POLICIES), default="block", show_default=True, help="What gates read."
+    "--gate-policy",
+    type=click.Choice(GATE_POLICIES),
+    default="block",
+    show_default=True,
+    help="What gates read; auto measures.",
 )
 @click.option("--mask", default="auto", show_default=True, help="Input that tells padding; or none.")
 @click.option("--bypass", type=click.Choice(BYPASSES), default="auto", show_default=True)
@@ -118,6 +126,7 @@ def cli() -> None:
 @provider_option
 @batch_option
 @threads_option
+@click.option("--target", type=click.Choice(TARGETS), help="Warn if gates save nothing in this runtime.")
 @click.option("--plan", type=click.Path(path_type=Path), help="Build from this plan; needs no data.")
 @click.option("--decisions", is_flag=True, help="Append skipc.decisions and skipc.scores to the outputs.")
 @click.option("--level-input", is_flag=True, help="Let callers override the level.")

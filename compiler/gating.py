@@ -29,6 +29,7 @@ from skipc.compiler.impact import (
 from skipc.compiler.moments import Observed
 from skipc.compiler.options import Option
 from skipc.compiler.planner import ALWAYS, NEVER, REACH, Offer, Step, Trial, best_path, threshold_at
+from skipc.compiler.policies import AUTO, fastest
 from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Instrumented, Judged, Outcome, Window, run_gated, shut
 from skipc.compiler.settings import Settings
@@ -38,7 +39,7 @@ from skipc.passes.base import run_passes
 from skipc.passes.flow import Flow
 from skipc.passes.gate import decides_by_row, is_by_token
 from skipc.passes.inject import InjectGates
-from skipc.passes.policy import with_policy
+from skipc.passes.policy import POLICIES, with_policy
 from skipc.passes.window import LevelWindow
 from skipc.runtime.plan import Block, Gate
 from skipc.runtime.session import Session, open_session
@@ -67,12 +68,14 @@ class Gated:
         fits: how well each gate predicts.
         path: configurations from gentle to bold; thresholds by block.
         model: the instrumented model of these blocks.
+        note: why the gates read what they read, where that was measured.
     """
 
     blocks: tuple[Block, ...]
     fits: tuple[GateFit, ...]
     path: tuple[Step, ...]
     model: Instrumented
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,10 @@ def gate_options(
     settings: Settings,
     progress: Progress = SILENT,
 ) -> Gated:
-    """Fit a gate for each option, lay the path on *fit*, and drop the gates that it never opens within the limit."""
+    """Fit a gate for each option, lay the path on *fit*, and drop the gates that it never opens within the limit.
+
+    With the policy `AUTO` this is done for every policy, and the fastest within the risk is kept.
+    """
     judged = evidence.judged
     parts = (surveyed.model, options, evidence.joined, judged.key, *_as_deployed(settings))
     choices = settings.cache.recall(
@@ -112,8 +118,38 @@ def gate_options(
         lambda: choose_granularity(surveyed, options, judged.items, evidence.joined, settings),
     )
     unread = [_unfitted(surveyed, option, choices[option.region.name], evidence.mask) for option in options]
-    plain = with_policy(unread, settings.gate_policy, Flow.of(surveyed.model.graph))
     pooled = {option.region.entry: evidence.observed[option.region.name].pooled for option in options}
+    flow = Flow.of(surveyed.model.graph)
+    policies = POLICIES if settings.gate_policy == AUTO else (settings.gate_policy,)
+    found: dict[str, Gated] = {}
+    for number, policy in enumerate(policies):
+        share = progress.part(number / len(policies), (number + 1) / len(policies))
+        plain = with_policy(unread, policy, flow)
+        found[policy] = _gated(surveyed, original, plain, pooled, evidence, claim, settings, share)
+    if settings.gate_policy != AUTO:
+        return found[settings.gate_policy]
+    speed = speed_as_shipped(surveyed, original, judged, settings)
+    paths = {policy: item.path for policy, item in found.items()}
+
+    def speed_of(policy: str, step: Step) -> float:
+        return speed(found[policy].blocks, step)
+
+    best, note = fastest(paths, claim.limit, 1.0 - claim.confidence, speed_of)
+    return replace(found[best], note=note)
+
+
+def _gated(
+    surveyed: Surveyed,
+    original: Session,
+    plain: Sequence[Block],
+    pooled: Mapping[str, NDArray[np.float32]],
+    evidence: Evidence,
+    claim: Claim,
+    settings: Settings,
+    progress: Progress,
+) -> Gated:
+    """Fit the gates of blocks that know what they read, and lay the path."""
+    judged = evidence.judged
     alone = instrument(surveyed.model, plain, surveyed.executor)
     seen = judged.first(GATE_UNITS) if claim.loss.steady else judged
     losses, smooth = ablate(alone, seen, claim.loss, progress.part(0.0, ABLATION_SHARE))

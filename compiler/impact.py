@@ -23,6 +23,7 @@ from skipc.passes.gate import is_by_token
 from skipc.passes.inject import InjectGates
 from skipc.passes.window import InputWindow
 from skipc.runtime import names
+from skipc.runtime.binding import timed
 from skipc.runtime.plan import Array, Block, Bypass, Gate, Region
 from skipc.runtime.session import Session, open_session
 
@@ -203,11 +204,11 @@ def time_shares(model: onnx.ModelProto, regions: Sequence[Region], feeds: Mappin
 
 def _run(session: Session, items: Sequence[Batch], window: Window | None) -> Run:
     extra: dict[str, Array] = {} if window is None else {names.WINDOW: window}
-    feeds = [{**item.feeds, **extra} for item in items]
+    each = [timed(session, {**item.feeds, **extra}) for item in items]
 
     def run() -> None:
-        for item in feeds:
-            session.run(item)
+        for item in each:
+            item()
 
     return run
 

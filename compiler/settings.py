@@ -26,7 +26,8 @@ class Settings:
         budget: latency or speed-up to reach at the least risk; empty to go by the risk. The search begins at `risk`.
         confidence: with which the limit is promised.
         granularity: what decides for itself: a batch, a sample or a token; ``auto`` to choose for each block.
-        gate_policy: what gates read: the entry of their own region, of the gated block before, or of the first.
+        gate_policy: what gates read and how many blocks each decides for, one of `passes.policy.POLICIES`; ``auto`` to
+            choose by measuring all of them.
         mask: graph input that says which tokens are padding, ``auto`` to find it, ``none`` to pool over all.
         bypass: kind of bypass, or ``auto`` to choose for each block.
         impact: measure that shortlists blocks.

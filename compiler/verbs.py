@@ -41,6 +41,7 @@ from skipc.passes.widen import is_narrow
 from skipc.runtime.errors import InputError, PromiseError
 from skipc.runtime.plan import plan_from_json
 from skipc.runtime.session import open_session
+from skipc.runtime.targets import HINT, WARNINGS
 
 Result = tuple[Json, str]
 
@@ -54,14 +55,26 @@ def compile_verb(
     plan: Path | None,
     cache: Path | None,
     no_cache: bool,
+    target: str | None = None,
     **options: Any,
 ) -> Result:
     """``skipc compile``."""
-    start = time.perf_counter()
     if options["budget"]:
         parse_budget(options["budget"])
+    warnings = [text for name, text in WARNINGS.items() if name == target]
+    for warning in warnings:
+        console.say(f"warning: {warning}")
+        console.say(f"hint: {HINT}")
     kept = None if no_cache and cache is None else cache or default_folder(os.environ, Path.home())
     settings = Settings(**{**options, "exclude": tuple(options["exclude"]), "cache": Cache(kept)})
+    found, text = _compile(console, model, out, data, plan, settings)
+    return {**found, "warnings": warnings}, text
+
+
+def _compile(
+    console: Console, model: Path, out: Path | None, data: Sequence[str], plan: Path | None, settings: Settings
+) -> Result:
+    start = time.perf_counter()
     files = _output_files(model, out)
     source = load_model(model)
     if plan is not None:
@@ -71,6 +84,8 @@ def compile_verb(
     if datasets:
         source.require_whole()
         compiled = compile_model(source, datasets, settings, console)
+        if compiled.gated and compiled.gated.note:
+            console.say(compiled.gated.note)
     else:
         console.say("no data: every gate stays shut and nothing is certified")
         compiled = compile_without_data(source, settings, console)

@@ -17,9 +17,10 @@ from skipc.passes.external import refers
 from skipc.passes.freeze import quantizes_dynamically
 from skipc.passes.stamp import SetLevel
 from skipc.passes.stand_in import runnable
+from skipc.runtime.binding import through_binding
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Array, Plan
-from skipc.runtime.session import is_equal, max_abs_difference, open_session
+from skipc.runtime.session import Session, is_equal, max_abs_difference, open_session
 
 EQUALITY_BATCHES = 8
 
@@ -112,14 +113,19 @@ def verify_compiled(
     """
     inputs = input_specs(original)
     require_same_signature(original, compiled)
-    session = open_session(original.SerializeToString(), provider=provider)
+    session, ours = (_opened(model, provider) for model in (original, compiled))
     output = plan.certificate.output if plan.certificate else session.outputs[0]
     by_batch = plan.by_batch or quantizes_dynamically(original)
     loss = loss_for(plan.loss, session, data, inputs, output)
     judged = judge(session, data, inputs, plan.batch_size, output, loss=loss, by_batch=by_batch)
-    losses = run_plain(open_session(compiled.SerializeToString(), provider=provider), judged, loss)
+    losses = run_plain(ours, judged, loss)
     equality = gates_shut_equality(original, compiled, [item.feeds for item in judged.items])
     return verification(equality, loss, losses, plan, per_sample=len(losses) == sum(map(len, judged.references)))
+
+
+def _opened(model: onnx.ModelProto, provider: str) -> Session:
+    session = open_session(model.SerializeToString(), provider=provider)
+    return through_binding(session) if provider == "cuda" else session
 
 
 def verification(equality: Equality, loss: Loss, losses: Losses, plan: Plan, *, per_sample: bool) -> Verification:

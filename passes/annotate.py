@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx
 
 from skipc.passes.base import copied
+from skipc.passes.shared import score_columns
 from skipc.runtime import names
 from skipc.runtime.plan import Block, Plan
 
@@ -21,18 +22,21 @@ class AnnotateGates:
         """Return the annotated copy."""
         model = copied(model)
         nodes = {node.name: node for node in model.graph.node}
+        columns = score_columns(self.plan.blocks)
         for gate, block in enumerate(self.plan.blocks):
-            for key, value in _annotations(block, gate).items():
+            value, column = columns[block.region.name]
+            score = f"{value}, column {column}" if column else value
+            for key, value in _annotations(block, gate, score).items():
                 nodes[names.block(block.region.name)].metadata_props.add(key=key, value=value)
         return model
 
 
-def _annotations(block: Block, number: int) -> dict[str, str]:
+def _annotations(block: Block, number: int, score: str) -> dict[str, str]:
     """Nothing that another level or another certificate would change."""
     region, gated = block.region, block.gate.pooling != "constant"
     return {
         "skipc.region": f"{region.name}, a {region.kind} region of {len(region.nodes)} nodes from {region.entry}",
         "skipc.bypass": block.bypass.kind,
-        "skipc.score": names.score(region.name) if gated else "the same for every input",
+        "skipc.score": score if gated else "the same for every input",
         "skipc.threshold": f"column {number} of {names.THRESHOLDS}, row {names.LEVEL}",
     }

@@ -43,30 +43,49 @@ class Builder:
         self._count = 0
         self._tensors: dict[str, gs.Tensor] = {}
 
-    def _name(self, stem: str) -> str:
+    def name(self, stem: str) -> str:
+        """A name under the prefix that nothing has yet."""
         self._count += 1
         return f"{self._prefix}/{stem}_{self._count}"
 
     def constant(self, values: Any, dtype: Any = np.float32, *, name: str = "") -> str:
         """Add an initializer and return its name."""
-        name = name or self._name("const")
+        name = name or self.name("const")
         self._tensors[name] = gs.Constant(name, np.array(values, dtype=dtype, order="C"))
         return name
 
     def op(
-        self, op_type: str, inputs: Sequence[str], *, output: str = "", unread: int = 0, domain: str = "", **attrs: Any
+        self,
+        op_type: str,
+        inputs: Sequence[str],
+        *,
+        output: str = "",
+        others: Sequence[str] = (),
+        unread: int = 0,
+        domain: str = "",
+        **attrs: Any,
     ) -> str:
-        """Add a node and return the name of its first output; of more it has so many, which nobody reads."""
-        output = output or self._name(op_type)
+        """Add a node and return the name of its first output.
+
+        Args:
+            op_type: of the operator.
+            inputs: names of values.
+            output: name of the first output; empty for a new one.
+            others: names of further outputs.
+            unread: number of outputs behind these, which nobody reads.
+            domain: of the operator set; empty for ONNX's own.
+            attrs: attributes.
+        """
+        output = output or self.name(op_type)
         operands = [self._tensor(name) for name in inputs]
-        results = [self._tensor(name) for name in (output, *(self._name(op_type) for _ in range(unread)))]
+        results = [self._tensor(name) for name in (output, *others, *(self.name(op_type) for _ in range(unread)))]
         kind = {"op": op_type, "domain": domain or None}
         self._graph.layer(**kind, name=output, inputs=operands, outputs=results, attrs=attrs)
         return output
 
     def several(self, op_type: str, inputs: Sequence[str], outputs: int) -> tuple[str, ...]:
         """Add a node and return the names of all its outputs."""
-        found = tuple(self._name(op_type) for _ in range(outputs))
+        found = tuple(self.name(op_type) for _ in range(outputs))
         operands, results = ([self._tensor(name) for name in names] for names in (inputs, found))
         self._graph.layer(op=op_type, name=found[0], inputs=operands, outputs=results)
         return found

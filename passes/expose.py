@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -13,6 +14,7 @@ from onnx import helper
 from skipc.passes.base import copied, opset_of
 from skipc.passes.builder import Builder
 from skipc.passes.gate import decides_by_row, is_by_token
+from skipc.passes.shared import score_columns
 from skipc.runtime import names
 from skipc.runtime.plan import Block, Dim, Region
 
@@ -41,8 +43,10 @@ class ExposeDecisions:
         model = copied(model)
         builder = Builder("skipc/decisions", opset_of(model))
         rows = _Rows(builder)
+        columns = score_columns(self.blocks)
         runs = [tuple(run) for _, run in groupby(self.blocks, _settled)]
-        scores = [_joined(builder, run, rows, _score, _first) for run in runs]
+        score, first = partial(_score, columns), partial(_first, columns)
+        scores = [_joined(builder, run, rows, score, first) for run in runs]
         builder.op("Concat", scores, output=names.SCORES, axis=1)
         builder.op(
             "Concat", [_joined(builder, run, rows, _decision, _decided) for run in runs], output=names.DECISIONS, axis=1
@@ -98,10 +102,10 @@ def _joined(
     return builder.op("Concat", columns, axis=1) if len(columns) > 1 else columns[0]
 
 
-def _first(builder: Builder, block: Block) -> str:
+def _first(columns: Mapping[str, tuple[str, int]], builder: Builder, block: Block) -> str:
     """A score without its negative."""
-    index = builder.constant([0], np.int64)
-    return builder.op("Gather", [names.score(block.region.name), index], axis=2 if is_by_token(block.gate) else 1)
+    value, column = columns[block.region.name]
+    return builder.op("Gather", [value, builder.constant([column], np.int64)], axis=2 if is_by_token(block.gate) else 1)
 
 
 def _decided(builder: Builder, block: Block) -> str:
@@ -110,9 +114,9 @@ def _decided(builder: Builder, block: Block) -> str:
     return builder.op("Reshape", [decided, builder.constant([1, 1], np.int64)])
 
 
-def _score(builder: Builder, block: Block, rows: _Rows) -> str:
+def _score(columns: Mapping[str, tuple[str, int]], builder: Builder, block: Block, rows: _Rows) -> str:
     """A gate's score without its negative, for each sample: float32 [batch, 1]; of tokens, their mean."""
-    first = _first(builder, block)
+    first = _first(columns, builder, block)
     if is_by_token(block.gate):
         return _over_tokens(builder, block, first)
     # A constant score has one row, whatever the batch.

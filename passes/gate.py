@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from skipc.passes.builder import Builder
 from skipc.runtime import names
-from skipc.runtime.plan import Gate, Reading, Region
+from skipc.runtime.plan import Array, Gate, Reading, Region
 
 
 def write_gate(builder: Builder, region: Region, gate: Gate, limits: str) -> None:
@@ -62,9 +62,8 @@ def _score(builder: Builder, region: Region, gate: Gate) -> str:
     """A gate's score and its negative; zero for every input where it is constant, so that the runtime folds it away."""
     if gate.pooling == "constant":
         return builder.constant([[0.0, 0.0]], name=names.score(region.name))
-    column = gate.weight.reshape(-1, 1)
-    weight = builder.constant(np.concatenate([column, -column], axis=1), name=f"{names.gate(region.name)}/weight")
-    bias = builder.constant([gate.bias, -gate.bias], name=f"{names.gate(region.name)}/bias")
+    both = zip(weights_of(gate), ("weight", "bias"), strict=True)
+    weight, bias = (builder.constant(array, name=f"{names.gate(region.name)}/{name}") for array, name in both)
     if gate.pooling == "top":
         highest, checked = _highest(builder, region, len(gate.weight), bias)
         return builder.op("Gemm", [highest, weight, checked], output=names.score(region.name))
@@ -72,7 +71,13 @@ def _score(builder: Builder, region: Region, gate: Gate) -> str:
     wide = builder.to_float32(reading.value, reading.elem_type)
     if gate.pooling == "none":
         return builder.op("Add", [builder.op("MatMul", [wide, weight]), bias], output=names.score(region.name))
-    return builder.op("Gemm", [_pooled(builder, reading, gate, wide), weight, bias], output=names.score(region.name))
+    return builder.op("Gemm", [pooled(builder, reading, gate, wide), weight, bias], output=names.score(region.name))
+
+
+def weights_of(gate: Gate) -> tuple[Array, Array]:
+    """What gives a gate's score and its negative: float32 [C, 2] and [2]."""
+    column = gate.weight.reshape(-1, 1)
+    return np.concatenate([column, -column], axis=1), np.array([gate.bias, -gate.bias], np.float32)
 
 
 def _highest(builder: Builder, region: Region, count: int, bias: str) -> tuple[str, str]:
@@ -86,7 +91,7 @@ def _highest(builder: Builder, region: Region, count: int, bias: str) -> tuple[s
     return highest, builder.op("Gemm", [scores, zeros, bias])
 
 
-def _pooled(builder: Builder, reading: Reading, gate: Gate, value: str) -> str:
+def pooled(builder: Builder, reading: Reading, gate: Gate, value: str) -> str:
     """A value averaged over all axes but batch and features: float32 [batch, C]; NaN in any token gives NaN."""
     if gate.mask:
         mean = builder.op("MatMul", [names.mask(gate.mask), value])

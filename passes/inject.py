@@ -21,11 +21,12 @@ from skipc.passes.base import copied, opset_of
 from skipc.passes.builder import Builder, Fragment
 from skipc.passes.cut import Cut, renamed, result, take
 from skipc.passes.flow import NodeSet, members, node_inputs
-from skipc.passes.gate import decides_by_row, is_by_token, reading_of, write_condition, write_gate, write_mask
+from skipc.passes.gate import decides_by_row, is_by_token, reading_of, write_condition, write_mask
 from skipc.passes.normalize import copied_node, sort_nodes
 from skipc.passes.placement import for_branch
 from skipc.passes.rows import RowWriter
 from skipc.passes.second_look import is_second_look, look_again, write_first_look
+from skipc.passes.shared import groups_of, has_shared_rows, write_gates
 from skipc.passes.window import Window, limits_name
 from skipc.runtime import names
 from skipc.runtime.plan import Block, Region
@@ -105,18 +106,22 @@ class ReplaceRegions:
 def _gated(model: onnx.ModelProto, blocks: Sequence[Block], placed: Placed, *, limits: bool) -> onnx.ModelProto:
     """Put the blocks behind their `If` nodes, in place; with gates, or with decisions that are there already."""
     cut = Cut.of(model, blocks)
-    inside = cut.inside(blocks)
+    inside, opset = cut.inside(blocks), opset_of(model)
+    groups = groups_of(blocks) if limits else tuple((number,) for number in range(len(blocks)))
+    group_of = {number: group for group in groups for number in group}
     for number, (block, moved) in enumerate(zip(blocks, inside, strict=True)):
-        builder = Builder(names.gate(block.region.name), opset_of(model))
+        group = group_of[number]
+        builder = Builder(names.gate(block.region.name), opset)
         read = reading_of(block.region, block.gate).value if limits else block.region.entry
         if is_second_look(block):
             write_first_look(builder, block)
-        if limits:
-            write_gate(builder, block.region, block.gate, limits_name(number))
-        else:
+        if not limits:
             write_condition(builder, block.region, names.agreed(block.region.name))
+        elif number == group[0]:
+            write_gates(builder, [blocks[i] for i in group], [limits_name(i) for i in group], opset)
         _place(model, placed, builder.fragment(), cut.flow.producer.get(read, FIRST) + 0.5)
-        placed += [(float(next(members(moved))), node) for node in _ifs(cut, block, moved)]
+        shared, indexed = len(group) > 1, has_shared_rows(group, blocks, opset)
+        placed += [(float(next(members(moved))), node) for node in _ifs(cut, block, moved, shared, indexed)]
     _keep_rest(cut, inside, placed)
     return model
 
@@ -128,8 +133,16 @@ def _masks(blocks: Sequence[Block], opset: int) -> Fragment:
     return builder.fragment()
 
 
-def _ifs(cut: Cut, block: Block, moved: NodeSet) -> list[onnx.NodeProto]:
-    """The `If` that stands for a region, or two and their condition where its rows decide for themselves."""
+def _ifs(cut: Cut, block: Block, moved: NodeSet, shared: bool, indexed: bool) -> list[onnx.NodeProto]:
+    """The `If` that stands for a region, or two and their condition where its rows decide for themselves.
+
+    Args:
+        cut: of the model.
+        block: of the region.
+        moved: its nodes.
+        shared: whether the condition of the second `If` is there already.
+        indexed: whether the positions of the rows are.
+    """
     region, opset = block.region, opset_of(cut.model)
     if is_second_look(block):
         branches = look_again(cut, block, moved, opset)
@@ -141,7 +154,7 @@ def _ifs(cut: Cut, block: Block, moved: NodeSet) -> list[onnx.NodeProto]:
     full = cut.full_branch(region, cut.full_nodes(region, moved), moved, kept)
     if not decides_by_row(block.gate):
         return [_if_node(name, condition, region.exit, then, full)]
-    writer = RowWriter(region, is_by_token(block.gate), opset)
+    writer = RowWriter(region, is_by_token(block.gate), opset, indexed)
     mixed, rows = names.mixed(region.name), names.rows(region.name)
     some = writer.branch(names.full(region.name), full.node, agreed=False, base=region.entry)
     some.initializer.extend(full.initializer)
@@ -155,7 +168,7 @@ def _ifs(cut: Cut, block: Block, moved: NodeSet) -> list[onnx.NodeProto]:
     same = helper.make_graph(builder.fragment().nodes, f"{mixed}/same", [], [result(region, f"{mixed}/same")])
     return [
         _if_node(name, condition, mixed, then, some),
-        *_mixed_condition(region, opset),
+        *(() if shared else _mixed_condition(region, opset)),
         _if_node(f"{mixed}/if", f"{mixed}/condition", region.exit, others, same),
     ]
 

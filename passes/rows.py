@@ -46,11 +46,13 @@ class RowWriter:
         region: whose rows are told apart.
         tokens: whether they are tokens.
         opset: to write for.
+        indexed: whether the positions of the rows are there already, since several gates share them.
     """
 
     region: Region
     tokens: bool
     opset: int
+    indexed: bool = False
 
     def branch(
         self, name: str, nodes: Sequence[onnx.NodeProto], *, agreed: bool, base: str, prefix: str = ""
@@ -86,6 +88,8 @@ class RowWriter:
 
     def _index(self, builder: Builder, agreed: bool) -> str:
         """Positions of the chosen rows, int64 [n]."""
+        if self.indexed:
+            return names.index(self.region.name, agreed=agreed)
         flat = builder.op("Reshape", [names.agreed(self.region.name), builder.constant([-1], np.int64)])
         chosen = flat if agreed else builder.op("Not", [builder.cast(flat, TensorProto.BOOL)])
         return builder.op("Reshape", [builder.op("NonZero", [chosen]), builder.constant([-1], np.int64)])

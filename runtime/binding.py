@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,3 +71,34 @@ def bind(
         shape, dtype = like[name].shape, like[name].dtype
         binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, device, 0))
     return Bound(session, names, binding, options)
+
+
+def timed(session: Session, feeds: Mapping[str, Array], *, bound: bool | None = None) -> Callable[[], object]:
+    """A run to be timed: bound on a GPU, so that copies of inputs and outputs are not timed with it.
+
+    Args:
+        session: to run.
+        feeds: inputs by name.
+        bound: whether to bind; None for on a GPU only.
+    """
+    if session.provider == "cuda" if bound is None else bound:
+        return bind(session, feeds).run
+    return partial(session.run, feeds)
+
+
+def through_binding(session: Session) -> Session:
+    """The same session, each run of which places its inputs on the device itself and copies back what is asked for."""
+    return replace(session, inference=_Binding(session))
+
+
+class _Binding:
+    """What stands in the place of ONNX Runtime's session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def run(self, wanted: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """As of `onnxruntime.InferenceSession`."""
+        bound = bind(self._session, feeds, wanted)
+        bound.run()
+        return list(bound.outputs().values())

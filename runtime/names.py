@@ -41,7 +41,10 @@ def gate(region: str) -> str:
 
 
 def score(region: str) -> str:
-    """Name of the gate's score and its negative, float32 [batch, 2], or [batch, sequence, 2] for each token."""
+    """Name of the gate's score and its negative, float32 [batch, 2], or [batch, sequence, 2] for each token.
+
+    Gates that read the same value share the one of the first of them: two columns for each, [batch, 2 * gates].
+    """
     return f"skipc/{region}/score"
 
 
@@ -58,6 +61,11 @@ def mixed(region: str) -> str:
 def rows(region: str) -> str:
     """Name of the branch that runs a region's bypass for some rows, and of its result."""
     return f"skipc/{region}/rows"
+
+
+def index(region: str, *, agreed: bool) -> str:
+    """Name of the positions of the rows that are bypassed, or that are not, int64 [n], where gates share them."""
+    return f"skipc/{region}/{'agreed' if agreed else 'needed'}/index"
 
 
 def mask(name: str) -> str:

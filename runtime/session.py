@@ -83,9 +83,10 @@ def open_session(
         runtime.preload_dlls()
     wanted = PROVIDERS[provider]
     loadable = wanted if wanted in runtime.get_available_providers() else PROVIDERS["cpu"]
+    chosen = (loadable, dict(provider_options)) if provider_options and loadable == wanted else loadable
     try:
         source = model if isinstance(model, bytes) else os.fspath(model)
-        session = runtime.InferenceSession(source, options, providers=[(loadable, dict(provider_options or {}))])
+        session = runtime.InferenceSession(source, options, providers=[chosen])
     except Exception as error:
         what = f"ONNX Runtime cannot load the model: {error}"
         raise InputError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx
 
 from benchmarks.cuda.networks import Array
-from benchmarks.cuda.subject import EVERYTHING, NOTHING, QUARTERS, Subject
+from benchmarks.cuda.subject import EVERYTHING, NOTHING, QUARTERS, Subject, deciding
 from benchmarks.failure import BenchmarkError
 from skipc.runtime.binding import Bound, bind
 from skipc.runtime.plan import Block
@@ -19,6 +19,9 @@ OPPONENTS = (ORIGINAL, GRAPH, HALF, STATIC)
 
 NONE_BYPASSED, QUARTER, ALL_BYPASSED = "none", "quarter", "all"
 """Of the blocks' time."""
+
+FRUGAL = {"arena_extend_strategy": "kSameAsRequested"}
+"""A dozen sessions share the device; by default the memory of each grows to the next power of two."""
 
 Items = Sequence[Mapping[str, Array]]
 
@@ -93,7 +96,8 @@ class Field:
         plain = {ORIGINAL: opened(subject.model), STATIC: opened(subject.static())}
         if half is not None:
             plain[HALF] = opened_on(half, half.model, provider, threads)
-        blocks = [(*kind, subject.gated(*kind, provider)) for kind in kinds]
+        taught = {policy: subject.gated(policy, provider) for policy in dict.fromkeys(policy for policy, _ in kinds)}
+        blocks = [(*kind, deciding(taught[kind[0]], kind[1])) for kind in kinds]
         gated = tuple(Gated(*item, opened(subject.shipped(item[2]))) for item in blocks)
         return cls(subject, half, provider, threads, plain, gated)
 
@@ -151,12 +155,13 @@ def opened_on(
     Raises:
         BenchmarkError: another one would run it.
     """
+    arena = FRUGAL if provider == "cuda" else {}
     session = subject.shelf.open(
         model,
         provider=provider,
         threads=threads,
         optimize=optimize,
-        provider_options=provider_options,
+        provider_options={**arena, **(provider_options or {})},
         extents=extents,
     )
     require_provider(session.inference.get_providers(), provider)

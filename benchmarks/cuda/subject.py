@@ -76,22 +76,18 @@ class Subject:
         blocks = tuple(_block(region, masked) for region in regions)
         return cls(name, dtype, model, shelf, blocks, samples(name, size, dtype, SAMPLES))
 
-    def gated(self, policy: str, granularity: str, provider: str) -> tuple[Block, ...]:
-        """The blocks with gates that decide as it is wished for.
+    def gated(self, policy: str, provider: str) -> tuple[Block, ...]:
+        """The blocks with gates that decide as it is wished for, on a whole batch.
 
         Args:
             policy: says what gates read.
-            granularity: ``batch`` or ``sample``.
             provider: whose values the gates will read.
         """
         blocks = with_policy(self.blocks, policy, Flow.of(self.model.graph))
         pooled = self._pooled(blocks, provider)
         columns = wished(len(blocks)).T
         gates = [_taught(block.gate, *pair) for block, *pair in zip(blocks, pooled, columns, strict=True)]
-        return tuple(
-            replace(block, gate=replace(gate, granularity=granularity))
-            for block, gate in zip(blocks, gates, strict=True)
-        )
+        return tuple(replace(block, gate=gate) for block, gate in zip(blocks, gates, strict=True))
 
     def shipped(self, blocks: Sequence[Block], *, exposed: bool = False) -> onnx.ModelProto:
         """The file as it would be shipped; also with its decisions among the outputs."""
@@ -112,11 +108,10 @@ class Subject:
         """`QUARTERS` in turn: every gate opens for a quarter of the rows."""
         return rows(self.samples, [QUARTERS[row % len(QUARTERS)] for row in range(size)])
 
-    def _pooled(self, blocks: Sequence[Block], provider: str) -> list[NDArray[np.float64]]:
+    def _pooled(self, blocks: tuple[Block, ...], provider: str) -> list[NDArray[np.float64]]:
         """What each gate reads, pooled, [SAMPLES, features], when the wished decisions are taken."""
-        alone = tuple(replace(block, gate=replace(block.gate, granularity="batch")) for block in blocks)
         readings = [reading_of(block.region, block.gate) for block in blocks]
-        imposed = with_outputs(run_passes(self.model, [ImposeDecisions(alone)]), [item.value for item in readings])
+        imposed = with_outputs(run_passes(self.model, [ImposeDecisions(blocks)]), [item.value for item in readings])
         session = self.shelf.open(imposed, provider=provider, threads=0)
         wishes, found = wished(len(blocks)), []
         for sample in range(SAMPLES):
@@ -127,6 +122,11 @@ class Subject:
             feeds = dict(rows(self.samples, [sample]))
             found.append({**feeds, **session.run({**feeds, **decided})})
         return [np.stack([_mean(run[reading.value], reading.channel_axis) for run in found]) for reading in readings]
+
+
+def deciding(blocks: Sequence[Block], granularity: str) -> tuple[Block, ...]:
+    """The same gates, which decide on batches or on samples."""
+    return tuple(replace(block, gate=replace(block.gate, granularity=granularity)) for block in blocks)
 
 
 def wished(gates: int) -> Wishes:

@@ -27,7 +27,7 @@ def measured(out: Path, *words: str) -> tuple[int, Any]:
 
 
 def test_it_runs_whole_and_decisions_are_as_wished(tmp_path: Path) -> None:
-    code, found = measured(tmp_path / "out.json", "--networks", "bert-base", "resnet-50", "--batches", "1", "4")
+    code, found = measured(tmp_path / "out.json", "--networks", "bert-base", "resnet-50")
     assert code == 0, found["errors"]
     assert (found["provider"], found["device"], found["left"]) == ("cpu", None, [])
     assert len(found["cases"]) == 8
@@ -38,7 +38,7 @@ def test_it_runs_whole_and_decisions_are_as_wished(tmp_path: Path) -> None:
         assert set(gated["speedup"]) == set(gated["break_even_share"]) == OPPONENTS
     assert "early, by sample" not in found["cases"]["bert-base, float32, batch 1"]["gated"]
     for files in found["equality"].values():
-        assert len(files) == 6
+        assert len(files) == 8
         for item in files.values():
             assert item["decisions"] > 0
             assert item["differing_decisions"] == item["decisions_not_as_wished"] == 0
@@ -63,6 +63,14 @@ def test_results_of_another_provider_are_not_added_to(tmp_path: Path, capsys: py
     out.write_text(json.dumps({"schema": 1, "name": "cuda", "quick": True, "provider": "cuda"}), encoding="utf-8")
     assert main(["--quick", "--provider", "cpu", "--resume", "-o", str(out)]) == 1
     assert "results of another provider" in capsys.readouterr().err
+
+
+def test_merged_gates_are_fewer(tmp_path: Path) -> None:
+    words = ("--networks", "chain", "--dtypes", "float32", "--policies", "merged", "--batches", "4")
+    code, found = measured(tmp_path / "out.json", *words)
+    assert code == 0, found["errors"]
+    assert found["equality"]["chain, float32"]["merged, by sample"]["decisions"] == 6 * 2
+    assert found["cases"]["chain, float32, batch 4"]["gates"] == 8
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="ONNX Runtime has CUDA here")

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 import skipc.compiler.verbs
 from skipc.compiler.cli import cli
+from skipc.compiler.policies import AUTO
 from skipc.compiler.settings import BYPASSES, GRANULARITIES, GROUPINGS, IMPACTS, WEIGHTS, Settings
 from skipc.passes.policy import POLICIES
 from skipc.runtime.errors import InputError, PromiseError
@@ -94,7 +95,7 @@ def test_every_setting_is_an_option_with_the_same_default() -> None:
         ("granularity", GRANULARITIES),
         ("group_by", GROUPINGS),
         ("weights", WEIGHTS),
-        ("gate_policy", POLICIES),
+        ("gate_policy", (*POLICIES, AUTO)),
     ],
 )
 def test_every_choice_of_the_settings_is_on_offer(name: str, choices: tuple[str, ...]) -> None:

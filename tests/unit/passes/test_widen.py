@@ -15,6 +15,7 @@ from skipc.compiler.build import build
 from skipc.compiler.console import QUIET, Console
 from skipc.compiler.data import input_specs
 from skipc.compiler.probe import probe_feeds, probe_types
+from skipc.compiler.settings import Settings
 from skipc.compiler.verbs import compile_verb, inspect_verb
 from skipc.passes.base import check
 from skipc.passes.external import tensors
@@ -95,5 +96,6 @@ def test_compile_and_inspect_without_data(tmp_path: Path) -> None:
     found, text = inspect_verb(Console(QUIET), model=path, data=None)
     assert [item["time_share"] for item in found["regions"]] == [None] * 2
     assert "not timed" in text
-    compile_verb(Console(QUIET), model=path, out=None, data=(), plan=None, exclude=())
+    options = {**Settings().__dict__, "cache": None, "no_cache": True}
+    compile_verb(Console(QUIET), model=path, out=None, data=(), plan=None, **options)
     assert (tmp_path / "brain.skip.onnx").exists()

@@ -1,0 +1,28 @@
+"""Choose a gate policy by what it gains: measured on the provider asked for, at the risk asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from skipc.compiler.planner import Step, boldest
+
+AUTO = "auto"
+"""In place of a policy: the one that gains most."""
+
+
+def fastest(
+    paths: Mapping[str, Sequence[Step]], limit: float, delta: float, speed: Callable[[str, Step], float]
+) -> tuple[str, str]:
+    """The policy whose boldest configuration within the risk runs fastest, and a sentence that says so.
+
+    Args:
+        paths: by policy; the first of equals is taken.
+        limit: of the mean loss.
+        delta: what a configuration's p-value may be at most.
+        speed: over the original, of a policy's configuration as it would be shipped.
+    """
+    steps = {policy: boldest(path, limit, delta) for policy, path in paths.items()}
+    speeds = {policy: speed(policy, step) if step else 1.0 for policy, step in steps.items()}
+    best = max(speeds, key=lambda policy: speeds[policy])
+    found = ", ".join(f"{policy} {value:.3f}x" for policy, value in speeds.items())
+    return best, f"gate policy {best}: {found} on *fit*"
