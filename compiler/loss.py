@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skipc.compiler.perplexity import divergence, is_language, next_token, perplexity
 from skipc.runtime.errors import InputError
 from skipc.runtime.losses import TINY, bounded, cosine, is_broken, relative_l2, top1
 from skipc.runtime.plan import Array
@@ -17,7 +18,10 @@ Losses = NDArray[np.float64]
 Compare = Callable[[Array, Array, NDArray[np.int64] | None], Array]
 """(original's output, changed output, labels) → losses, with the trailing feature axis reduced."""
 
-NAMES = ("auto", "top1", "accuracy", "cosine", "relative-l2", "kl")
+Keep = Callable[[Array, Mapping[str, Array], NDArray[np.bool_] | None], Array]
+"""(original's output, feeds, validity of tokens) → what stands for the original's output when losses are taken."""
+
+NAMES = ("auto", "top1", "accuracy", "cosine", "relative-l2", "kl", "perplexity")
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,9 @@ class Loss:
         compare: see `Compare`.
         binary: whether every sample's loss is 0 or 1, which allows the exact binomial test.
         needs_labels: whether it cannot do without labels.
-        proxy: a smooth stand-in that gates learn from, where the loss itself is a step.
+        proxy: a smooth stand-in that gates learn from, where the loss itself is a step or noisy.
+        keep: reduces the original's output to what the loss needs of it, where outputs are too large to be kept.
+        steady: whether one sample's loss is a mean over so many places that a few dozen samples tell the mean.
     """
 
     name: str
@@ -37,6 +43,12 @@ class Loss:
     binary: bool = False
     needs_labels: bool = False
     proxy: Compare | None = None
+    keep: Keep | None = None
+    steady: bool = False
+
+    def kept(self, output: Array, feeds: Mapping[str, Array], valid: NDArray[np.bool_] | None) -> Array:
+        """What to keep of the original's output as the reference of a batch."""
+        return self.keep(output, feeds, valid) if self.keep else output
 
     @property
     def is_known(self) -> bool:
@@ -49,8 +61,8 @@ class Loss:
         """Losses of a batch, float64 [batch].
 
         Args:
-            reference: the original's output, [batch, ...].
-            candidate: the changed model's output, of the same shape.
+            reference: what was kept of the original's output, [batch, ...].
+            candidate: the changed model's output.
             labels: [batch], where the data has any.
             valid: [batch, sequence], false for padding; used where the output has a sequence axis.
         """
@@ -145,6 +157,7 @@ def resolve_loss(name: str, reference: Array, labels: NDArray[np.int64] | None) 
         "cosine": Loss("cosine", cosine),
         "relative-l2": Loss("relative-l2", relative_l2),
         "kl": Loss("kl", kl),
+        "perplexity": Loss("perplexity", perplexity, proxy=divergence, keep=next_token, steady=True),
     }
     if name not in known:
         raise InputError(
@@ -162,7 +175,8 @@ def _require_fit(name: str, reference: Array) -> None:
     scalar = reference.ndim == 0
     narrow = reference.ndim < 2 or reference.shape[-1] < 2
     per_token = name == "accuracy" and reference.ndim > 2
-    if scalar or per_token or (narrow and name != "relative-l2"):
+    no_language = name == "perplexity" and not is_language(reference)
+    if scalar or per_token or no_language or (narrow and name != "relative-l2"):
         what = f"the loss {name} cannot judge an output of shape {list(reference.shape)}"
         hint = "use --loss relative-l2, or module:function"
         raise InputError("loss-unfit", what, where="--loss", hint=hint)

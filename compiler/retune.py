@@ -11,8 +11,8 @@ import onnx
 
 from skipc.compiler.certify import Claim, certify, require_enough
 from skipc.compiler.data import Dataset, input_specs
-from skipc.compiler.loss import Loss, Losses, resolve_loss
-from skipc.compiler.running import Judged, judge, run_plain
+from skipc.compiler.loss import Loss, Losses
+from skipc.compiler.running import Judged, judge, loss_for, run_plain
 from skipc.compiler.verify import gates_shut_equality, require_same_signature
 from skipc.passes.base import run_passes
 from skipc.passes.freeze import quantizes_dynamically
@@ -71,8 +71,10 @@ def _judged(
     shuffled = [item.subset(np.random.default_rng(plan.seed).permutation(len(item))) for item in data]
     inputs = input_specs(original)
     by_batch = plan.by_batch or quantizes_dynamically(original)
-    judged = tuple(judge(session, item, inputs, plan.batch_size, output, by_batch=by_batch) for item in shuffled)
-    loss = resolve_loss(plan.loss, judged[0].references[0], shuffled[0].labels)
+    loss = loss_for(plan.loss, session, shuffled[0], inputs, output)
+    judged = tuple(
+        judge(session, item, inputs, plan.batch_size, output, loss=loss, by_batch=by_batch) for item in shuffled
+    )
     per_sample = judged[0].units == judged[0].samples == sum(map(len, judged[0].references))
     limit = terms.risk or (plan.certificate.limit if plan.certificate else RISK)
     confidence = terms.confidence or (plan.certificate.confidence if plan.certificate else CONFIDENCE)

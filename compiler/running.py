@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from skipc.compiler.cache import Cache, digest
 from skipc.compiler.data import Batch, Dataset, InputSpec, batches
-from skipc.compiler.loss import Loss, Losses
+from skipc.compiler.loss import Loss, Losses, resolve_loss
 from skipc.compiler.progress import SILENT, Progress
 from skipc.passes.gate import decides_by_row, is_by_token
 from skipc.runtime import names
@@ -65,7 +65,7 @@ class Judged:
 
     Attributes:
         items: the batches.
-        references: the original's judged output, one for each batch.
+        references: what the loss keeps of the original's judged output, one for each batch.
         labels: one array for each batch, or None.
         output: name of the judged output.
         by_batch: whether a batch is decided on as one, so that its samples are no independent units.
@@ -107,10 +107,25 @@ class Judged:
             labels = [label for label in self.labels if label is not None]
             joined = np.concatenate(labels) if labels else None
             return measure(np.concatenate(self.references), np.concatenate(outputs), joined, None)
-        rows = zip(self.items, self.references, self.labels, outputs, strict=True)
-        return np.concatenate(
-            [self._units(measure(ref, out, label, item.valid), item) for item, ref, label, out in rows]
-        )
+        return np.concatenate([self._losses_at(i, measure, output) for i, output in enumerate(outputs)])
+
+    def _losses_at(self, position: int, measure: Measure, output: Array) -> Losses:
+        item = self.items[position]
+        return self._units(measure(self.references[position], output, self.labels[position], item.valid), item)
+
+    def lean(self, position: int, loss: Loss, output: Array) -> Array:
+        """What is held of a batch's output: its losses and smooth losses, [2, units], where outputs are too large."""
+        if loss.keep is None:
+            return output
+        return np.stack([self._losses_at(position, measure, output) for measure in (loss.of, loss.smooth)])
+
+    def both_losses(self, loss: Loss, outputs: Sequence[Array]) -> tuple[Losses, Losses]:
+        """Losses and smooth losses of lean outputs, float64 [units] each."""
+        if loss.keep is not None:
+            losses, smooth = np.concatenate(outputs, axis=1)
+            return losses, smooth
+        losses = self.losses(loss.of, outputs)
+        return losses, self.losses(loss.smooth, outputs) if loss.proxy else losses
 
     def _are_rows(self, outputs: Sequence[Array]) -> bool:
         """Whether every output is one row of features for each sample, so that all are measured at once."""
@@ -134,23 +149,48 @@ def judge(
     batch_size: int,
     output: str,
     *,
+    loss: Loss | None = None,
     by_batch: bool = False,
     progress: Progress = SILENT,
 ) -> Judged:
     """Run the original over a data set.
 
+    Args:
+        original: opened.
+        data: to run.
+        inputs: of the model.
+        batch_size: samples in a batch, at most.
+        output: that is judged.
+        loss: says what to keep of the outputs; without it they are kept as they are.
+        by_batch: whether batches are decided on as one.
+        progress: told how far it is.
+
     Raises:
         InputError: the original's output holds NaN or infinity, or has no batch axis, so that nothing can be judged.
     """
     items = batches(data, batch_size, inputs)
-    references = in_parallel(lambda item: original.run(item.feeds, [output])[output], items, progress=progress)
-    for item, reference in zip(items, references, strict=True):
-        if not np.isfinite(reference).all():
+
+    def reference(item: Batch) -> Array:
+        found = original.run(item.feeds, [output])[output]
+        if not np.isfinite(found).all():
             hint = "leave the sample out, or mend the model"
             what = f"the original gives NaN or infinity for sample {item.indices[0]} of {data.name}"
             raise InputError("original-not-finite", what, where=output, hint=hint)
+        return loss.kept(found, item.feeds, item.valid) if loss else found
+
+    references = in_parallel(reference, items, progress=progress)
     labels = tuple(None if data.labels is None else data.labels[list(item.indices)].reshape(-1) for item in items)
     return Judged(items, tuple(references), labels, output, by_batch and batch_size > 1)
+
+
+def loss_for(name: str, original: Session, data: Dataset, inputs: Sequence[InputSpec], output: str) -> Loss:
+    """The loss that a name stands for, told by the original's output for the first sample.
+
+    Raises:
+        InputError: as `resolve_loss`.
+    """
+    item = batches(data.subset(range(1)), 1, inputs)[0]
+    return resolve_loss(name, original.run(item.feeds, [output])[output], data.labels)
 
 
 @dataclass(frozen=True)
@@ -217,14 +257,16 @@ def _run_gated(model: Instrumented, window: Window, judged: Judged, loss: Loss) 
     tokens = [names.score(block.region.name) for block in model.blocks if is_by_token(block.gate)]
     wanted = [judged.output, names.DECISIONS, names.SCORES, *tokens]
     session = model.session
-    results = in_parallel(
-        lambda item: session.run({**item.feeds, names.WINDOW: window}, wanted), judged.items, session.parallel
-    )
-    outputs = [result[judged.output] for result in results]
-    actual = judged.losses(loss.of, outputs)
+
+    def run(position: int) -> dict[str, Array]:
+        result = dict(session.run({**judged.items[position].feeds, names.WINDOW: window}, wanted))
+        return result | {judged.output: judged.lean(position, loss, result[judged.output])}
+
+    results = in_parallel(run, range(len(judged.items)), session.parallel)
+    losses, smooth = judged.both_losses(loss, [result[judged.output] for result in results])
     return Outcome(
-        losses=actual,
-        smooth=judged.losses(loss.smooth, outputs) if loss.proxy else actual,
+        losses=losses,
+        smooth=smooth,
         shares=np.stack([result[names.DECISIONS].mean(axis=0) for result in results]),
         scores=tuple(_scores(block, gate, judged.items, results) for gate, block in enumerate(model.blocks)),
     )
@@ -245,8 +287,13 @@ def _scores(
 
 def run_plain(session: Session, judged: Judged, loss: Loss) -> Losses:
     """Losses of a model without gates over judged data, float64 [units]."""
-    outputs = in_parallel(lambda item: session.run(item.feeds, [judged.output])[judged.output], judged.items)
-    return judged.losses(loss.of, outputs)
+
+    def run(position: int) -> Array:
+        output = session.run(judged.items[position].feeds, [judged.output])[judged.output]
+        return judged.lean(position, loss, output)
+
+    outputs = in_parallel(run, range(len(judged.items)))
+    return judged.both_losses(loss, outputs)[0] if loss.keep else judged.losses(loss.of, outputs)
 
 
 def shut(gates: int) -> Window:

@@ -26,6 +26,7 @@ from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Judged, in_parallel, opened
 from skipc.compiler.survey import Surveyed
 from skipc.runtime import names
+from skipc.runtime.plan import Array
 from skipc.runtime.session import Session
 
 NOTE = (
@@ -130,7 +131,7 @@ def estimate_shift(
     """
     if not options:
         return ()
-    judged = one_by_one(original, evidence.judged, evidence.single, UNITS[claim.loss.binary])
+    judged = one_by_one(original, evidence.judged, evidence.single, claim.loss, UNITS[claim.loss.binary])
     model = instrument(surveyed.model, [ungated(option.region, option.bypass) for option in options], surveyed.executor)
     observed = [evidence.observed[option.region.name].pooled for option in options]
     features = [sample_means(pooled, len(evidence.single))[: len(judged.items)] for pooled in observed]
@@ -140,17 +141,22 @@ def estimate_shift(
     return leave_clusters_out(known, clusters_of(features[-1], CLUSTERS, seed), progress.part(0.2, 1.0))
 
 
-def one_by_one(original: Session, judged: Judged, single: Sequence[Batch], count: int) -> Judged:
+def one_by_one(original: Session, judged: Judged, single: Sequence[Batch], loss: Loss, count: int) -> Judged:
     """The first samples of judged data one by one, so that each can bypass what it likes.
 
     Args:
         original: opened.
         judged: batches of any size.
         single: the same samples one by one, in the same order.
+        loss: says what to keep of the outputs.
         count: of samples, at most.
     """
     items = tuple(single[:count])
-    references = in_parallel(lambda item: original.run(item.feeds, [judged.output])[judged.output], items)
+
+    def reference(item: Batch) -> Array:
+        return loss.kept(original.run(item.feeds, [judged.output])[judged.output], item.feeds, item.valid)
+
+    references = in_parallel(reference, items)
     known = [labels for labels in judged.labels if labels is not None]
     labels = np.split(np.concatenate(known), len(single)) if known else [None] * len(single)
     return Judged(items, tuple(references), tuple(labels[: len(items)]), judged.output)

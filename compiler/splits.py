@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from skipc.compiler.certify import Claim, require_enough
 from skipc.compiler.data import Batch, Dataset, batches, padding_mask, split
-from skipc.compiler.loss import resolve_loss
 from skipc.compiler.progress import SILENT, Progress
-from skipc.compiler.running import Judged, judge
+from skipc.compiler.running import Judged, judge, loss_for
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
 from skipc.passes.freeze import quantizes_dynamically
@@ -50,17 +49,16 @@ def split_and_judge(
     output = _output(original, settings)
     parts = [_parts(dataset, settings.seed) for dataset in data]
     size, by_batch = settings.batch_size, settings.granularity == "batch"
+    loss = loss_for(settings.loss, original, data[0], surveyed.inputs, output)
     # Scales that follow a batch's range make its samples depend on one another, in the original as well.
     together = (by_batch, *(by_batch or quantizes_dynamically(surveyed.model),) * 2)
     judged = [
         [
-            judge(original, part, surveyed.inputs, size, output, by_batch=joint, progress=own)
+            judge(original, part, surveyed.inputs, size, output, loss=loss, by_batch=joint, progress=own)
             for (part, joint), own in whole.each(list(zip(row, together, strict=True)))
         ]
         for row, whole in progress.each(parts)
     ]
-    labels = data[0].labels
-    loss = resolve_loss(settings.loss, judged[0][0].references[0], labels)
     fits, calibrations, tests = zip(*judged, strict=True)
     per_sample = calibrations[0].units == calibrations[0].samples == sum(map(len, calibrations[0].references))
     claim = Claim(loss, output, settings.risk, settings.confidence, loss.binary and per_sample)

@@ -10,8 +10,8 @@ import onnx
 
 from skipc.compiler.calibrate import upper_bound
 from skipc.compiler.data import Dataset, input_specs
-from skipc.compiler.loss import Loss, Losses, resolve_loss
-from skipc.compiler.running import judge, run_plain
+from skipc.compiler.loss import Loss, Losses
+from skipc.compiler.running import judge, loss_for, run_plain
 from skipc.compiler.tolerance import FLOAT32, shut_tolerance
 from skipc.passes.external import refers
 from skipc.passes.freeze import quantizes_dynamically
@@ -115,8 +115,8 @@ def verify_compiled(
     session = open_session(original.SerializeToString(), provider=provider)
     output = plan.certificate.output if plan.certificate else session.outputs[0]
     by_batch = plan.by_batch or quantizes_dynamically(original)
-    judged = judge(session, data, inputs, plan.batch_size, output, by_batch=by_batch)
-    loss = resolve_loss(plan.loss, judged.references[0], data.labels)
+    loss = loss_for(plan.loss, session, data, inputs, output)
+    judged = judge(session, data, inputs, plan.batch_size, output, loss=loss, by_batch=by_batch)
     losses = run_plain(open_session(compiled.SerializeToString(), provider=provider), judged, loss)
     equality = gates_shut_equality(original, compiled, [item.feeds for item in judged.items])
     return verification(equality, loss, losses, plan, per_sample=len(losses) == sum(map(len, judged.references)))

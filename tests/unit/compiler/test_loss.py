@@ -243,3 +243,53 @@ def test_margin_erosion_follows_the_margin_of_the_originals_class() -> None:
     candidate = np.array([[4.0, 0.0, 1.0], [9.0, 0.0, 1.0], [2.5, 0.0, 1.0], [1.0, 1.0, 1.0], [0.0, 3.0, 1.0]])
     found = margin_erosion(reference, candidate, None)
     np.testing.assert_allclose(found, [0.0, 0.0, 0.5**4, 1.0, 1.0])
+
+
+def test_perplexity_is_the_rise_of_the_log_perplexity_of_what_follows() -> None:
+    chances = np.array([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]]])
+    worse = np.array([[[0.5, 0.125, 0.375], [0.1, 0.4, 0.5], [0.9, 0.05, 0.05]]])
+    loss = resolve_loss("perplexity", np.log(chances), None)
+    kept = loss.kept(np.log(chances) + 7, {"input_ids": np.array([[0, 1, 1]])}, None)
+    assert loss.of(kept, np.log(worse) - 3, None, None) == pytest.approx([np.log(2)], abs=1e-6)
+    assert loss.of(kept, np.log(chances), None, None) == pytest.approx([0.0], abs=1e-6)
+
+
+def test_perplexity_leaves_padding_out_and_counts_what_is_no_number_as_lost() -> None:
+    logits, changed = np.zeros((2, 4, 5), np.float32), np.zeros((2, 4, 5), np.float32)
+    changed[0, 0, 3], changed[0, 2, 1], changed[1, 1, 0] = 1.0, 50.0, NAN
+    feeds = {"attention_mask": np.ones((2, 4), np.int64), "tokens": np.array([[0, 3, 2, 0], [1, 1, 1, 1]])}
+    valid = np.array([[True, True, True, False], [True, True, True, True]])
+    loss = resolve_loss("perplexity", logits, None)
+    found = loss.of(loss.kept(logits, feeds, valid), changed, None, valid)
+    assert found == pytest.approx([0.0, 1.0]), "a gain counts as no loss"
+    changed[0, 0, 3] = -1.0
+    lost = np.log(4 + np.exp(-1)) + 1 - np.log(5)
+    found = loss.of(loss.kept(logits, feeds, valid), changed, None, valid)
+    assert found == pytest.approx([lost / 2, 1.0], abs=1e-6)
+
+
+def test_perplexitys_proxy_is_the_divergence_with_the_unlikely_taken_as_one() -> None:
+    random = np.random.default_rng(0)
+    logits, changed = (random.normal(size=(1, 20, 40)).astype(np.float32) for _ in range(2))
+    loss, plain = resolve_loss("perplexity", logits, None), resolve_loss("kl", logits, None)
+    kept = loss.kept(logits, {"input_ids": random.integers(0, 40, (1, 20))}, None)
+    nearer = logits + 0.2 * changed
+    whole = plain.of(logits[:, :-1], nearer[:, :-1], None, None)
+    assert loss.smooth(kept, nearer, None, None) == pytest.approx(whole, abs=1e-6)
+    peaked = np.concatenate([logits * 9, logits], axis=2)
+    many = np.concatenate([peaked, peaked], axis=2)
+    kept = loss.kept(many, {"input_ids": random.integers(0, 160, (1, 20))}, None)
+    assert kept.shape == (1, 20, 2 + 2 * 64)
+    far = many + 0.1 * random.normal(size=many.shape)
+    assert loss.smooth(kept, far, None, None) <= plain.of(many[:, :-1], far[:, :-1], None, None) + 1e-6
+    assert loss.smooth(kept, far, None, None) > 0
+
+
+def test_perplexity_needs_the_tokens() -> None:
+    logits = np.zeros((1, 4, 5), np.float32)
+    loss = resolve_loss("perplexity", logits, None)
+    for feeds in ({"attention_mask": np.ones((1, 4), np.int64)}, {"input_ids": np.full((1, 4), 5)}):
+        with pytest.raises(InputError, match="tokens"):
+            loss.kept(logits, feeds, None)
+    with pytest.raises(InputError):
+        resolve_loss("perplexity", np.zeros((2, 5), np.float32), None)

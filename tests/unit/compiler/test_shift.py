@@ -125,11 +125,11 @@ def test_batches_are_taken_apart() -> None:
     labelled = replace(judged(network, [2, 1, 3]), labels=(np.array([0, 1]), np.array([2]), np.array([3, 4, 5])))
     rows = [{"x": row[None]} for item in labelled.items for row in item.feeds["x"]]
     single = [Batch(row, (i,), None) for i, row in enumerate(rows)]
-    found = one_by_one(original, labelled, single, 4)
+    found = one_by_one(original, labelled, single, LOSS, 4)
     assert [item.feeds["x"].tolist() for item in found.items] == [row["x"].tolist() for row in rows[:4]]
     assert [labels.tolist() for labels in found.labels if labels is not None] == [[0], [1], [2], [3]]
     np.testing.assert_allclose(np.concatenate(found.references), np.concatenate(labelled.references)[:4], atol=1e-6)
-    assert one_by_one(original, replace(labelled, labels=(None,) * 3), single, 4).labels == (None,) * 4
+    assert one_by_one(original, replace(labelled, labels=(None,) * 3), single, LOSS, 4).labels == (None,) * 4
 
 
 def test_samples_of_several_rows_are_averaged() -> None:
