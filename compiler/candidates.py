@@ -21,11 +21,18 @@ from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Judged
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
+from skipc.passes.eight_bits import KIND as EIGHT_BITS
+from skipc.passes.eight_bits import has_products
+from skipc.passes.flow import Flow
+from skipc.passes.narrow import constants_of
 from skipc.passes.surrogate import KINDS
-from skipc.runtime.plan import Block
+from skipc.runtime.plan import Block, Bypass
 from skipc.runtime.session import Session
 
 ABLATION_UNITS = 150
+AUTO_KINDS = tuple(kind for kind in KINDS if kind != EIGHT_BITS)
+"""What ``auto`` chooses from: in 8 bits nothing is left out but precision, which is for the user to ask for."""
+
 LAYER_KINDS = ("identity", "linear")
 """What may stand in for a whole layer; what lies between the two is hardly ever worth its measuring there."""
 
@@ -125,13 +132,15 @@ def measure_candidates(
 
 def _rungs(surveyed: Surveyed, studied: Studied, settings: Settings) -> list[list[Block]]:
     """Sets of blocks to measure together, one for each kind of bypass; the regions of a set do not overlap."""
-    kinds = KINDS if settings.bypass == "auto" else (settings.bypass,)
+    kinds = AUTO_KINDS if settings.bypass == "auto" else (settings.bypass,)
     found = [
         [ungated(region, fit_bypass(kind, studied.activations[region.name])) for region in tier]
         for tier, sensible in ((surveyed.survey.blocks, KINDS), (surveyed.survey.layers, LAYER_KINDS))
         for kind in kinds
-        if kind != "narrow" and kind in sensible and tier
+        if kind not in ("narrow", EIGHT_BITS) and kind in sensible and tier
     ]
+    if EIGHT_BITS in kinds:
+        found.append(_in_8_bits(surveyed))
     narrow = {
         name: settings.cache.recall("narrow", (moments,), partial(fit_narrow, moments))
         for name, moments in studied.hidden.items()
@@ -142,6 +151,12 @@ def _rungs(surveyed: Surveyed, studied: Studied, settings: Settings) -> list[lis
         [ungated(region, narrow[region.name][width]) for region in regions if width < len(narrow[region.name])]
         for width in range(widths)
     ]
+
+
+def _in_8_bits(surveyed: Surveyed) -> list[Block]:
+    flow, constants = Flow.of(surveyed.model.graph), constants_of(surveyed.model.graph)
+    regions = [region for region in surveyed.survey.blocks if has_products(flow, constants, region)]
+    return [ungated(region, Bypass(EIGHT_BITS)) for region in regions]
 
 
 def _measure(

@@ -22,7 +22,7 @@ Command = Callable[..., Any]
 EXIT_INTERRUPTED = 130
 
 # The same as in `settings`, which takes long to import; a test compares them.
-BYPASSES = ("auto", "identity", "affine", "low-rank", "linear", "narrow")
+BYPASSES = ("auto", "identity", "affine", "low-rank", "linear", "narrow", "int8")
 IMPACTS = ("ablation", "gradient", "activation")
 GRANULARITIES = ("auto", "batch", "sample", "token")
 GATE_POLICIES = ("block", "ahead", "early", "merged")

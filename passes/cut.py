@@ -11,6 +11,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from skipc.passes.builder import Builder, Fragment
+from skipc.passes.eight_bits import KIND as EIGHT_BITS
+from skipc.passes.eight_bits import in_8_bits
 from skipc.passes.flow import Flow, NodeSet, members, node_inputs, node_set
 from skipc.passes.narrow import Hidden, Narrowed, constants_of, find_hidden, narrowed
 from skipc.passes.normalize import copied_node
@@ -36,7 +38,8 @@ class Cut:
     def of(cls, model: onnx.ModelProto, blocks: Sequence[Block]) -> Cut:
         """Prepare to cut; the arrays of constants are read only where a bypass multiplies by weights."""
         flow = Flow.of(model.graph)
-        multiplies = any("weight" in bypass.arrays for block in blocks for bypass in _bypasses(block.bypass))
+        bypasses = [bypass for block in blocks for bypass in _bypasses(block.bypass)]
+        multiplies = any("weight" in bypass.arrays or bypass.kind == EIGHT_BITS for bypass in bypasses)
         constants = constants_of(model.graph) if multiplies else {}
         return cls(model, flow, {node.name: i for i, node in enumerate(flow.nodes)}, constants)
 
@@ -58,7 +61,7 @@ class Cut:
         if block.bypass.parts:
             return self.flow.union([self.moved(part) for part in parts_of(block)], range(len(block.bypass.parts)))
         nodes = self._set(block.region.nodes)
-        readers = nodes & ~self._set(block.region.tail)
+        readers = 0 if block.bypass.kind == EIGHT_BITS else nodes & ~self._set(block.region.tail)
         if block.bypass.kind == "narrow":
             readers &= ~self._hidden(block.region).nodes
         feeding = self.flow.union(self.flow.ancestors, members(nodes)) & ~self.flow.live
@@ -138,6 +141,8 @@ class Cut:
         """The nodes of a bypass with a copy of the region's tail; they write the value `names.bypass`."""
         if block.bypass.parts:
             return self._chained(block, opset)
+        if block.bypass.kind == EIGHT_BITS:
+            return self._in_8_bits(block.region, opset)
         region, prefix = block.region, names.bypass(block.region.name)
         builder = Builder(prefix, opset)
         narrow = self._narrowed(block)
@@ -153,6 +158,14 @@ class Cut:
         fragment = builder.fragment()
         tail = [renamed(node, new, f"{prefix}/tail") for node in inside]
         return Fragment((*narrow.nodes, *fragment.nodes, *tail), (*narrow.initializers, *fragment.initializers))
+
+    def _in_8_bits(self, region: Region, opset: int) -> Fragment:
+        """A copy of the whole region, tail included, with its products in 8 bits."""
+        prefix = names.bypass(region.name)
+        inside = list(members(self._set(region.nodes)))
+        written = [name for i in inside for name in self.flow.nodes[i].output if name]
+        new = {name: f"{prefix}/copy/{name}" for name in written} | {region.exit: prefix}
+        return in_8_bits(self.flow, self.constants, inside, new, prefix, opset)
 
     def _chained(self, block: Block, opset: int) -> Fragment:
         """The bypasses of a chain's parts, each of which reads what the one before it writes."""

@@ -9,6 +9,7 @@ x is the entry value with C channels; parameters are float32 and are emitted in 
 | low-rank | x + (x · down) · up + shift |
 | linear | x · weight + shift |
 | narrow | x · weight + h · down + shift, h being what is left of the block's own hidden layer |
+| int8 | the block itself with its products in 8 bits (`passes.eight_bits`) |
 
 In channels-first regions the products are 1x1 convolutions. Where the region multiplies in 8 bits or less, so does its
 bypass; the identity in a weight is then added in float, so that only what it leaves is quantized.
@@ -25,7 +26,7 @@ from skipc.passes.builder import Builder, as_type
 from skipc.passes.products import Form
 from skipc.runtime.plan import Array, Bypass, Region
 
-KINDS = ("identity", "affine", "low-rank", "linear", "narrow")
+KINDS = ("identity", "affine", "low-rank", "linear", "narrow", "int8")
 """All kinds of bypass, from cheap to dear."""
 
 

@@ -98,8 +98,9 @@ class Bypass:
     """What runs in place of a region: an approximation of its value at `merge`, followed by a copy of its tail.
 
     Attributes:
-        kind: ``identity``, ``affine``, ``low-rank``, ``linear`` or ``narrow``; ``read-out`` for a second look;
-            ``chain`` for the bypasses of several regions one behind the other.
+        kind: ``identity``, ``affine``, ``low-rank``, ``linear`` or ``narrow``; ``int8`` for the region itself in 8
+            bits, without parameters; ``read-out`` for a second look; ``chain`` for the bypasses of several regions one
+            behind the other.
         arrays: float32 parameters by name; C channels, rank r:
             affine ``scale`` [C], ``shift`` [C]; linear ``weight`` [C, C], ``shift`` [C];
             low-rank ``down`` [C, r], ``up`` [r, C], ``shift`` [C]; narrow, for u hidden units kept with t taps each,

@@ -1,0 +1,83 @@
+"""A bypass in 8 bits is the block itself, as exact as 8 bits are, row by row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from skipc.passes.base import run_passes
+from skipc.passes.eight_bits import KIND, has_products, in_8_bits
+from skipc.passes.flow import Flow
+from skipc.passes.inject import ReplaceRegions
+from skipc.passes.narrow import constants_of
+from skipc.runtime.plan import Block, Bypass
+from tests.gated import Array, Surveyed, block, deciding, instrumented, run, surveyed, window
+from tests.graphs import Net, conv_net, transformer
+
+CLOSE = 0.05
+"""Relative, of outputs behind two layers whose products carry about 1 % of noise each."""
+
+
+def blocks_of(found: Surveyed) -> list[Block]:
+    return [replace(block(region), bypass=Bypass(KIND)) for region in found.survey.blocks]
+
+
+def by_hand(value: Array, weight: Array) -> Array:
+    """Value · weight with both rounded to 8 bits, the value row by row and the weight column by column."""
+    step, steps = np.abs(value).max(axis=-1, keepdims=True) / 127, np.abs(weight).max(axis=0) / 127
+    return np.asarray(np.rint(value / step) * step @ (np.rint(weight / steps) * steps))
+
+
+def product_model(weight: Array) -> onnx.ModelProto:
+    net = Net()
+    net.node("MatMul", "x", net.constant(weight, "w"), output="y", name="product")
+    return net.network([net.tensor("x", "batch", "length", len(weight))], [net.tensor("y", "batch", "length", 4)]).model
+
+
+def test_each_row_and_each_column_has_its_own_scale() -> None:
+    random = np.random.default_rng(0)
+    weight = (random.normal(size=(16, 4)) * [1.0, 10.0, 0.1, 1e-3]).astype(np.float32)
+    model = product_model(weight)
+    flow = Flow.of(model.graph)
+    fragment = in_8_bits(flow, constants_of(model.graph), [0], {"y": "z"}, "p", 17)
+    ends = [helper.make_tensor_value_info(name, 1, ["batch", "length", None]) for name in "xz"]
+    graph = helper.make_graph(fragment.nodes, "net", ends[:1], ends[1:], fragment.initializers)
+    quantized = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    value = random.normal(size=(2, 3, 16)).astype(np.float32)
+    value[0, 1] *= 1000.0
+    value[1, 2] = 0.0
+    found = run(quantized, {"x": value})["z"]
+    expected = by_hand(np.where(value == 0, np.float32(1e-30), value), weight)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(weight).max())
+    assert np.abs(found - value @ weight).max() > 0
+
+
+@pytest.mark.parametrize("granularity", ["batch", "sample", "token"])
+def test_blocks_in_8_bits_are_close_to_the_original_and_shut_they_are_equal(granularity: str) -> None:
+    network = transformer()
+    found, feeds = surveyed(network), network.feeds()
+    blocks = blocks_of(found)
+    if granularity == "token":
+        blocks = [item for item in blocks if item.region.name.startswith("feed-forward")]
+    if granularity != "batch":
+        blocks = [deciding(item, granularity) for item in blocks]
+    model = instrumented(found.model, blocks)
+    original = run(found.model, feeds)
+    shut = run(model, {**feeds, "skipc.window": window(len(blocks), -np.inf)})
+    opened = run(model, {**feeds, "skipc.window": window(len(blocks), np.inf)})
+    static = run(run_passes(found.model, [ReplaceRegions(tuple(blocks))]), feeds)
+    for name, array in original.items():
+        np.testing.assert_array_equal(shut[name], array)
+        np.testing.assert_array_equal(static[name], opened[name])
+        off = np.linalg.norm(opened[name] - array) / np.linalg.norm(array)
+        assert 0 < off < CLOSE
+
+
+def test_convolutions_are_left_alone() -> None:
+    found = surveyed(conv_net())
+    flow, constants = Flow.of(found.model.graph), constants_of(found.model.graph)
+    assert not any(has_products(flow, constants, region) for region in found.survey.blocks)
