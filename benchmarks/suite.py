@@ -18,6 +18,7 @@ from benchmarks import (
     placement,
     rows,
     serving,
+    smollm2,
 )
 from benchmarks.workbench import Json, Workbench
 
@@ -29,6 +30,7 @@ BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
     "minilm": minilm.run,
     "minilm-gentle": minilm.run_gentle,
     "int8": int8.run,
+    "smollm2": smollm2.run,
     "overhead": overhead.run,
     "batches": batches.run,
     "rows": rows.run,

@@ -111,7 +111,7 @@ def measure_candidates(
     progress: Progress = SILENT,
 ) -> Candidates:
     """Ablate and time every region on every kind of bypass asked for."""
-    few = judged.first(ABLATION_UNITS)
+    few = judged.first(loss.enough(ABLATION_UNITS))
     options: list[Option] = []
     original_ms: list[float] = []
     for blocks, own in progress.each(_rungs(surveyed, studied, settings)):

@@ -43,6 +43,9 @@ from skipc.passes.window import LevelWindow
 from skipc.runtime.plan import Block, Gate
 from skipc.runtime.session import Session, open_session
 
+GATE_UNITS = 48
+"""Units of *fit* that gates of a steady loss are fitted on; each costs a run for every gate."""
+
 PATH_UNITS = {True: 1000, False: 300}
 """Units of *fit* that steps are tried on, for binary losses and for others: rare errors need more to be seen."""
 
@@ -112,14 +115,15 @@ def gate_options(
     plain = with_policy(unread, settings.gate_policy, Flow.of(surveyed.model.graph))
     pooled = {option.region.entry: evidence.observed[option.region.name].pooled for option in options}
     alone = instrument(surveyed.model, plain, surveyed.executor)
-    losses, smooth = ablate(alone, judged, claim.loss, progress.part(0.0, ABLATION_SHARE))
+    seen = judged.first(GATE_UNITS) if claim.loss.steady else judged
+    losses, smooth = ablate(alone, seen, claim.loss, progress.part(0.0, ABLATION_SHARE))
     by_token = [block for block in plain if is_by_token(block.gate)]
     tokens = settings.cache.recall(
         "tokens",
         (surveyed.model, by_token, evidence.single, settings.seed),
         lambda: observe_tokens(surveyed.model, by_token, evidence.single, settings.seed),
     )
-    fits = [_fitted(block, pooled, evidence, tokens, impact) for block, impact in zip(plain, smooth, strict=True)]
+    fits = [_fitted(block, pooled, seen, tokens, impact) for block, impact in zip(plain, smooth, strict=True)]
     blocks = [replace(block, gate=fit.gate) for block, fit in zip(plain, fits, strict=True)]
     fitted = list(zip(blocks, fits, strict=True))
     rest = progress.part(ABLATION_SHARE, 1.0)
@@ -140,7 +144,7 @@ def _unfitted(surveyed: Surveyed, option: Option, choice: Choice, mask: str) -> 
 def _fitted(
     block: Block,
     pooled: Mapping[str, NDArray[np.float32]],
-    evidence: Evidence,
+    seen: Judged,
     tokens: Mapping[str, Rows],
     impact: NDArray[np.float64],
 ) -> GateFit:
@@ -149,7 +153,7 @@ def _fitted(
         fit = fit_gate(*tokens[block.region.name])
     else:
         read = block.gate.reading.value if block.gate.reading else block.region.entry
-        fit = fit_gate(_by_unit(pooled[read], evidence.judged), impact)
+        fit = fit_gate(_by_unit(pooled[read], seen), impact)
     gate = replace(block.gate, weight=fit.gate.weight, bias=fit.gate.bias, floor=fit.gate.floor)
     return replace(fit, gate=gate)
 
@@ -171,10 +175,11 @@ def _only(surveyed: Surveyed, whole: Gated, gates: Sequence[int], limit: float) 
 
 def _by_unit(pooled: NDArray[np.float32], judged: Judged) -> NDArray[np.float32]:
     """Pooled entry values, averaged over the samples of each unit."""
+    pooled = pooled[: judged.samples] if len(pooled) > judged.samples and judged.units == judged.samples else pooled
     if len(pooled) == judged.units:
         return pooled
     ends = np.cumsum([len(item.indices) for item in judged.items])
-    return np.stack([part.mean(axis=0) for part in np.split(pooled, ends[:-1])])
+    return np.stack([part.mean(axis=0) for part in np.split(pooled[: ends[-1]], ends[:-1])])
 
 
 def _with_path(
@@ -189,7 +194,10 @@ def _with_path(
 ) -> Gated:
     blocks = [block for block, _ in fitted]
     scores = run_gated(
-        instrument(surveyed.model, blocks, surveyed.executor), shut(len(blocks)), judged, claim.loss
+        instrument(surveyed.model, blocks, surveyed.executor),
+        shut(len(blocks)),
+        judged.first(losses[0].shape[1]),
+        claim.loss,
     ).scores
     halves = {
         gate: threshold_at(scores[gate], 0.5)
@@ -209,7 +217,7 @@ def _with_path(
         for gate, (block, saved) in enumerate(zip(blocks, costs.saved, strict=True))
     )
     model = instrument(surveyed.model, measured, surveyed.executor)
-    few = judged.first(PATH_UNITS[claim.loss.binary])
+    few = judged.first(claim.loss.enough(PATH_UNITS[claim.loss.binary]))
     weights = [_by_row(block, *pair) for block, *pair in zip(measured, scores, losses[1], strict=True)]
     # A gate that decides for a whole batch ties its samples together: they are no independent units then.
     gated = [decides_by_row(block.gate) or judged.units == len(judged.items) for block in measured]

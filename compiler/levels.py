@@ -9,7 +9,7 @@ from functools import partial
 from skipc.compiler.certify import Claim, certify
 from skipc.compiler.gating import Gated
 from skipc.compiler.loss import Losses
-from skipc.compiler.planner import Step, levels_of, window_of
+from skipc.compiler.planner import TESTED, Step, levels_of, thinned, window_of
 from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Judged, run_gated
 from skipc.compiler.splits import Splits
@@ -41,25 +41,26 @@ def certified_levels(gated: Gated, splits: Splits, claim: Claim, progress: Progr
     where the boldest was passed over.
     """
     floors = [block.gate.floor for block in gated.blocks]
+    path = thinned(gated.path, claim.limit, TESTED) if claim.loss.steady else gated.path
 
     def losses(step: Step, data: Sequence[Judged]) -> list[Losses]:
         window = window_of(step.thresholds, floors)
         return [run_gated(gated.model, window, judged, claim.loss).losses for judged in data]
 
     def calibrated(position: int) -> list[Losses]:
-        progress.to(position / len(gated.path))
-        return losses(gated.path[position], splits.calibrate)
+        progress.to(position / len(path))
+        return losses(path[position], splits.calibrate)
 
-    certificates = certify([partial(calibrated, position) for position in range(len(gated.path))], claim)
+    certificates = certify([partial(calibrated, position) for position in range(len(path))], claim)
     if not certificates:
         hint = "allow more with --risk, or give more data"
         what = f"not even the gentlest configuration holds a mean loss of {claim.limit:g}"
         raise PromiseError("nothing-gained", what, hint=hint)
     means = []
     for position in reversed(range(len(certificates))):
-        means.append(max(float(part.mean()) for part in losses(gated.path[position], splits.test)))
+        means.append(max(float(part.mean()) for part in losses(path[position], splits.test)))
         if means[-1] <= claim.limit:
-            kept = levels_of(gated.path[: position + 1], LEVELS)
-            return Levels(tuple(gated.path[i] for i in kept), certificates[position])
+            kept = levels_of(path[: position + 1], LEVELS)
+            return Levels(tuple(path[i] for i in kept), certificates[position])
     what = f"every certified configuration exceeds {claim.limit:g} on the test split (mean {min(means):.4g} at least)"
     raise PromiseError("risk-exceeded", what, hint="give more data, or allow more with --risk")

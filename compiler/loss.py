@@ -21,6 +21,9 @@ Compare = Callable[[Array, Array, NDArray[np.int64] | None], Array]
 Keep = Callable[[Array, Mapping[str, Array], NDArray[np.bool_] | None], Array]
 """(original's output, feeds, validity of tokens) → what stands for the original's output when losses are taken."""
 
+STEADY_SHARE = 20
+"""A steady loss tells a mean from so many times fewer units: its units are means over about a hundred places."""
+
 NAMES = ("auto", "top1", "accuracy", "cosine", "relative-l2", "kl", "perplexity")
 
 
@@ -45,6 +48,10 @@ class Loss:
     proxy: Compare | None = None
     keep: Keep | None = None
     steady: bool = False
+
+    def enough(self, units: int) -> int:
+        """How many units tell a mean as well as so many units of a loss with one place each."""
+        return -(-units // STEADY_SHARE) if self.steady else units
 
     def kept(self, output: Array, feeds: Mapping[str, Array], valid: NDArray[np.bool_] | None) -> Array:
         """What to keep of the original's output as the reference of a batch."""

@@ -82,7 +82,7 @@ def identity_opponent(
     """
     blocks = [ungated(option.region, Bypass("identity")) for option in options]
     session = instrument(surveyed.model, blocks, surveyed.executor)
-    losses = ablate(session, fit.first(ABLATION_UNITS), claim.loss)[0].mean(axis=1)
+    losses = ablate(session, fit.first(claim.loss.enough(ABLATION_UNITS)), claim.loss)[0].mean(axis=1)
     removed = [
         Option(option.region, block.bypass, float(loss), option.saved_ms)
         for option, block, loss in zip(options, blocks, losses, strict=True)

@@ -35,6 +35,9 @@ SMALLEST_LOSS = 1e-6
 REACH = 1.5
 """A path goes on to this multiple of the limit: *calibrate* may be kinder than *fit*, but not by more than that."""
 
+TESTED = 8
+"""Configurations of a path that are tested where the loss is steady: large models take long for each."""
+
 TRIES = 2
 """Steps measured before one is taken, where measuring shows the first to be worth less than predicted."""
 
@@ -283,6 +286,22 @@ def threshold_at(scores: NDArray[np.float64] | NDArray[np.float32], share: float
     following = ordered[count] if count < len(ordered) else last
     middle = np.float32((last + following) / 2)
     return float(middle if last < middle else np.nextafter(last, np.float32(np.inf)))
+
+
+def thinned(path: Sequence[Step], limit: float, count: int) -> tuple[Step, ...]:
+    """About so many configurations of a path, evenly spaced in their loss on *fit* up to the end, which is kept.
+
+    Chosen without the data that they will be tested on, so that testing the few certifies as testing all would.
+    """
+    if len(path) <= count:
+        return tuple(path)
+    most = min(max(step.loss for step in path), REACH * limit)
+    places = {max((i for i, step in enumerate(path) if step.loss <= aim), default=0) for aim in _aims(most, count)}
+    return tuple(path[i] for i in sorted(places | {len(path) - 1}))
+
+
+def _aims(most: float, count: int) -> list[float]:
+    return [most * (i + 1) / count for i in range(count)]
 
 
 def levels_of(path: Sequence[Step], count: int) -> tuple[int, ...]:

@@ -131,7 +131,9 @@ def estimate_shift(
     """
     if not options:
         return ()
-    judged = one_by_one(original, evidence.judged, evidence.single, claim.loss, UNITS[claim.loss.binary])
+    judged = one_by_one(
+        original, evidence.judged, evidence.single, claim.loss, claim.loss.enough(UNITS[claim.loss.binary])
+    )
     model = instrument(surveyed.model, [ungated(option.region, option.bypass) for option in options], surveyed.executor)
     observed = [evidence.observed[option.region.name].pooled for option in options]
     features = [sample_means(pooled, len(evidence.single))[: len(judged.items)] for pooled in observed]

@@ -12,6 +12,7 @@ from skipc.compiler.certify import Claim, certify
 from skipc.compiler.gating import PATH_UNITS
 from skipc.compiler.loss import Loss, Losses
 from skipc.compiler.options import Option
+from skipc.compiler.planner import TESTED
 from skipc.compiler.running import Instrumented, Judged, opened, run_gated
 from skipc.runtime.plan import Block, Certificate
 
@@ -52,8 +53,10 @@ def best_static(
         claim: the same as for the gated model.
     """
     order = sorted(range(len(options)), key=lambda i: -options[i].worth(claim.limit))
-    few = fit.first(PATH_UNITS[claim.loss.binary])
+    few = fit.first(claim.loss.enough(PATH_UNITS[claim.loss.binary]))
     sets = _within_reach(session, [order[: count + 1] for count in range(len(order))], len(blocks), few, claim)
+    if claim.loss.steady:
+        sets = sets[:: -max(1, len(sets) // TESTED)][::-1]
 
     def losses(chosen: Sequence[int], judged: Judged, loss: Loss) -> Losses:
         return run_gated(session, opened(len(blocks), chosen), judged, loss).losses

@@ -8,6 +8,7 @@ from models.recipes.efficientnet_lite0 import EFFICIENTNET_LITE0
 from models.recipes.fashion_mnist import FASHION_MNIST
 from models.recipes.fortunes import FORTUNES_MINILM
 from models.recipes.minilm import MINILM
+from models.recipes.passages import SMOLLM2_TEXT
 from models.recipes.photos import IMAGENET20, PHOTOS
 from models.recipes.ppocr import PPOCR
 from models.recipes.smollm2 import SMOLLM2, SMOLLM2_CACHED
@@ -17,5 +18,5 @@ from models.recipes.whisper import WHISPER
 
 def entries() -> tuple[Entry, ...]:
     """Every recipe; importing this needs nothing but numpy."""
-    text = (MINILM, VADER, VADER_MINILM, FORTUNES_MINILM, SMOLLM2, SMOLLM2_CACHED)
+    text = (MINILM, VADER, VADER_MINILM, FORTUNES_MINILM, SMOLLM2, SMOLLM2_CACHED, SMOLLM2_TEXT)
     return (DEMO, FASHION_MNIST, *text, EFFICIENTNET_LITE0, PHOTOS, IMAGENET20, PPOCR, WHISPER)
