@@ -189,6 +189,29 @@ def _feed_forward(net: Net, value: str, *_unused: str) -> str:
     return net.linear(net.node("Relu", hidden), 2 * WIDTH, WIDTH)
 
 
+def gated_mlps(*, layers: int = 2, width: int = 8, hidden: int = 24, vocabulary: int = VOCABULARY) -> Network:
+    """A language model of gated feed-forward blocks alone (SwiGLU), behind root-mean-square norms; tokens do not mix."""
+    net = Net()
+    value = net.node("Gather", net.weight(vocabulary, width, scale=1.0), "input_ids", output="embedded")
+    for _ in range(layers):
+        normed = _root_mean_square_norm(net, value, width)
+        gate, up = (net.node("MatMul", normed, net.weight(width, hidden)) for _ in range(2))
+        silu = net.node("Mul", gate, net.node("Sigmoid", gate))
+        down = net.node("MatMul", net.node("Mul", silu, up), net.weight(hidden, width))
+        value = net.node("Add", value, down)
+    head = net.weight(width, vocabulary, scale=2.0 / np.sqrt(width))
+    net.node("MatMul", _root_mean_square_norm(net, value, width), head, output="logits")
+    ids = net.tensor("input_ids", "batch", "length", elem_type=TensorProto.INT64)
+    return net.network([ids], [net.tensor("logits", "batch", "length", vocabulary)])
+
+
+def _root_mean_square_norm(net: Net, value: str, width: int) -> str:
+    mean = net.mean(net.node("Pow", value, net.constant(2.0)), [-1])
+    spread = net.node("Sqrt", net.node("Add", mean, net.constant(1e-5)))
+    scaled = net.node("Mul", value, net.node("Div", net.constant(1.0), spread))
+    return net.node("Mul", net.constant(1 + 0.1 * net.random.standard_normal(width)), scaled)
+
+
 def conv_net(*, relu_behind: bool = True, blocks: int = 2, opset: int = NEWEST_OPSET) -> Network:
     """Basic residual blocks with the activation behind the Add, or in front of the convolutions (pre-activation)."""
     net = Net(opset)
