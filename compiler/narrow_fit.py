@@ -42,6 +42,9 @@ RIDGE = 1e-4
 
 REMOVED_A_ROUND = 0.25
 
+LARGE = 4.0
+"""Rows beyond this multiple of the usual size count as if they were of that size."""
+
 
 @dataclass(frozen=True)
 class HiddenMoments:
@@ -119,6 +122,7 @@ class _Sums:
         self.features = self.direct + hidden.units * self.taps
         self.values = (region.entry, region.merge, hidden.value)
         self.rows = 0
+        self.weight = 0.0
         self.f = np.zeros(self.features)
         self.d = np.zeros(region.channels)
         self.ff: Matrix | None = None
@@ -140,9 +144,12 @@ class _Sums:
         parts = [self._drawn(run, share, random) for run in runs]
         x, d, h = (np.concatenate([part[i] for part in parts]).astype(np.float64) for i in range(3))
         features = np.concatenate([x[:, : self.direct], h], axis=1)
+        weights = row_weights(x + d)[:, None]
         self.rows += len(features)
-        self.f += features.sum(axis=0)
-        self.d += d.sum(axis=0)
+        self.weight += float((weights**2).sum())
+        self.f += (weights**2 * features).sum(axis=0)
+        self.d += (weights**2 * d).sum(axis=0)
+        features, d = weights * features, weights * d
         product = features.T @ features
         self.ff = product if self.ff is None else self.ff + product
         self.fd += features.T @ d
@@ -168,10 +175,23 @@ class _Sums:
 
     def moments(self) -> HiddenMoments:
         """The sums as centred moments."""
-        rows = max(1, self.rows)
+        rows = self.weight or 1.0
         mean_f, mean_d = self.f / rows, self.d / rows
         ff = (self.ff if self.ff is not None else np.zeros((self.features,) * 2)) / rows - np.outer(mean_f, mean_f)
         return HiddenMoments(self.direct, self.taps, mean_f, mean_d, ff, self.fd / rows - np.outer(mean_f, mean_d))
+
+
+def row_weights(merged: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What the error of each row is multiplied by, [rows]: 1, and less for rows far larger than usual.
+
+    Language models write values hundreds of times larger than all others into their first token (Sun et al. 2024,
+    arXiv 2402.17762). The norm that reads them takes their size out again, so that an error counts relative to it.
+
+    Args:
+        merged: values at the merge, [rows, C].
+    """
+    sizes = np.sqrt((merged**2).mean(axis=1))
+    return np.asarray(np.minimum(1.0, LARGE * np.median(sizes) / np.maximum(sizes, 1e-30)))
 
 
 def fit_narrow(moments: HiddenMoments, shares: Sequence[float] = ()) -> tuple[Bypass, ...]:

@@ -190,7 +190,7 @@ def _feed_forward(net: Net, value: str, *_unused: str) -> str:
 
 
 def gated_mlps(*, layers: int = 2, width: int = 8, hidden: int = 24, vocabulary: int = VOCABULARY) -> Network:
-    """A language model of gated feed-forward blocks alone (SwiGLU), behind root-mean-square norms; tokens do not mix."""
+    """A language model of gated feed-forward blocks alone (SwiGLU), behind root-mean-square norms; no token mixes."""
     net = Net()
     value = net.node("Gather", net.weight(vocabulary, width, scale=1.0), "input_ids", output="embedded")
     for _ in range(layers):

@@ -13,7 +13,7 @@ from skipc.passes.flow import Flow
 from skipc.passes.narrow import Hidden, constants_of, find_hidden
 from skipc.runtime.plan import Bypass, Region
 from tests.gated import Array, Surveyed, block, instrumented, run, surveyed, window
-from tests.graphs import Network, conv_net, mbconv, transformer
+from tests.graphs import Network, conv_net, gated_mlps, mbconv, transformer
 
 ROUNDING = 1e-4
 """Relative, of float32 sums in another order over at most a few hundred terms, through two blocks."""
@@ -109,6 +109,19 @@ def test_units_that_are_weighed_by_all_of_them_cannot_be_sliced() -> None:
     found = surveyed(mbconv())
     flow, constants = Flow.of(found.model.graph), constants_of(found.model.graph)
     assert [find_hidden(flow, constants, region) for region in found.survey.blocks] == [None, None]
+
+
+def test_both_projections_of_a_gated_block_are_sliced() -> None:
+    network = gated_mlps(hidden=24)
+    found = surveyed(network)
+    region, hidden = first_narrowable(found)
+    assert hidden.units == 24
+    assert len(hidden.slices) == 2
+    gated = replace(block(region), bypass=handmade(found, region, hidden, np.arange(0, 24, 3)))
+    feeds = network.feeds(batch=3)
+    opened = run(instrumented(found.model, [gated]), {**feeds, "skipc.window": window(1, np.inf)})["logits"]
+    expected = run(without_units(found.model, hidden, np.arange(0, 24, 3)), feeds)["logits"]
+    np.testing.assert_allclose(opened, expected, rtol=ROUNDING, atol=ROUNDING * np.abs(expected).max())
 
 
 def test_gates_shut_is_the_original_bit_for_bit() -> None:
