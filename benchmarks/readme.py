@@ -77,6 +77,9 @@ def _section(results: Mapping[str, Result]) -> Iterator[str]:
         yield ""
         yield from _quality_table({name: results[name]["results"] for name in speeds})
         yield ""
+    if "smollm2" in results:
+        yield from _language_table(results["smollm2"]["results"])
+        yield ""
     if "overhead" in results:
         yield from _overhead_table(results["overhead"]["results"])
         yield ""
@@ -134,6 +137,32 @@ def _mean(found: Result | None) -> str:
 
 def _percent(found: Result | None) -> str:
     return NONE if found is None else f"{100 * found['mean']:.2f} %"
+
+
+def _language_table(result: Result) -> Iterator[str]:
+    promise = result["compile"]["certificate"]
+    yield (
+        f"SmolLM2-135M, prefill of 128 tokens, feed-forward blocks in 8 bits (`--bypass int8`), log-perplexity at most "
+        f"{promise['limit']:g} above the original's on BBC news; beside it ONNX Runtime's own dynamic int8:"
+    )
+    yield ""
+    yield "| | static bypasses | compiled | dynamic int8 |"
+    yield "|---|---|---|---|"
+    for row, rival in zip(result["speed"], result["dynamic int8"], strict=True):
+        what = f"speed-up, {row['threads']} thread{'s' * (row['threads'] > 1)}, over {_original_ms(row)}"
+        yield f"| {what} | {_speedup(row['static'])} | {_speedup(row['gated'])} | {_speedup(rival)} |"
+    for name, row in result["quality"].items():
+        for what, key in (("perplexity over the original's", "perplexity_ratio"), ("same next token", "agreement")):
+            cells = (_interval(row[key].get(kind)) for kind in ("static", "gated", "dynamic int8"))
+            yield f"| {what}, {name}, {row['samples']} passages | {' | '.join(cells)} |"
+
+
+def _original_ms(row: Result) -> str:
+    return f"{row['gated']['latency_ms']['original']:.3g} ms"
+
+
+def _interval(found: Result | None) -> str:
+    return NONE if found is None else f"{found['mean']:.3g} ({found['low']:.3g} to {found['high']:.3g})"
 
 
 def _overhead_table(result: Result) -> Iterator[str]:
