@@ -11,6 +11,7 @@ import pytest
 from skipc.passes.stamp import plan_of
 from tests.end_to_end.command import invoke
 from tests.end_to_end.running import assert_shut_equal, outputs
+from tests.end_to_end.test_variants import gained_or_said_why
 from tests.graphs import gated_mlps
 
 VOCABULARY, LENGTH, SAMPLES = 300, 64, 300
@@ -21,7 +22,7 @@ RISK = 0.05
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model, and passages of random tokens."""
     out = tmp_path_factory.mktemp("language")
-    onnx.save(gated_mlps(layers=4, width=192, hidden=768, vocabulary=VOCABULARY).model, out / "lm.onnx")
+    onnx.save(gated_mlps(layers=4, width=256, hidden=1024, vocabulary=VOCABULARY).model, out / "lm.onnx")
     ids = np.random.default_rng(0).integers(0, VOCABULARY, (SAMPLES + 40, LENGTH))
     np.savez(out / "calib.npz", input_ids=ids[:SAMPLES])
     np.savez(out / "test.npz", input_ids=ids[SAMPLES:])
@@ -36,10 +37,23 @@ def log_perplexity(model: Path, ids: np.ndarray[tuple[int, ...], np.dtype[np.int
 
 
 def test_a_language_model_keeps_to_its_perplexity(folder: Path) -> None:
-    words = ["--loss", "perplexity", "--risk", RISK, "--bypass", "int8", "--granularity", "batch", "-q"]
+    words = [
+        "--loss",
+        "perplexity",
+        "--risk",
+        RISK,
+        "--bypass",
+        "int8",
+        "--granularity",
+        "batch",
+        "--output-format",
+        "json",
+    ]
     out = folder / "lm.skip.onnx"
     ran = invoke("compile", folder / "lm.onnx", "-o", out, "--data", folder / "calib.npz", *words)
-    assert ran.code == 0, ran.stderr
+    gained_or_said_why(ran)
+    if ran.code == 1:
+        pytest.skip(f"nothing to look at: {ran.stderr}")
     plan = plan_of(onnx.load(out), where="")
     assert plan.certificate is not None
     assert plan.certificate.loss == "perplexity"
