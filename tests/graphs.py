@@ -199,7 +199,7 @@ def gated_mlps(*, layers: int = 2, width: int = 8, hidden: int = 24, vocabulary:
         silu = net.node("Mul", gate, net.node("Sigmoid", gate))
         down = net.node("MatMul", net.node("Mul", silu, up), net.weight(hidden, width))
         value = net.node("Add", value, down)
-    head = net.weight(width, vocabulary, scale=2.0 / np.sqrt(width))
+    head = net.weight(width, vocabulary, scale=0.5 / np.sqrt(width))
     net.node("MatMul", _root_mean_square_norm(net, value, width), head, output="logits")
     ids = net.tensor("input_ids", "batch", "length", elem_type=TensorProto.INT64)
     return net.network([ids], [net.tensor("logits", "batch", "length", vocabulary)])
