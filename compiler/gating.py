@@ -43,7 +43,7 @@ from skipc.passes.window import LevelWindow
 from skipc.runtime.plan import Block, Gate
 from skipc.runtime.session import Session, open_session
 
-GATE_UNITS = 48
+GATE_UNITS = 24
 """Units of *fit* that gates of a steady loss are fitted on; each costs a run for every gate."""
 
 PATH_UNITS = {True: 1000, False: 300}

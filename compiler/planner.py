@@ -35,7 +35,7 @@ SMALLEST_LOSS = 1e-6
 REACH = 1.5
 """A path goes on to this multiple of the limit: *calibrate* may be kinder than *fit*, but not by more than that."""
 
-TESTED = 8
+TESTED = 6
 """Configurations of a path that are tested where the loss is steady: large models take long for each."""
 
 TRIES = 2

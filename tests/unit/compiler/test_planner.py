@@ -28,6 +28,7 @@ from skipc.compiler.planner import (
     lay_path,
     levels_of,
     rung_at,
+    thinned,
     threshold_at,
     window_of,
 )
@@ -262,3 +263,12 @@ def test_a_short_path_is_kept_whole() -> None:
 def test_a_block_that_ends_without_a_gate_has_none_before() -> None:
     path = [step(NEVER, 0.1), step(0.5, 0.1), step(ALWAYS, 0.2), step(ALWAYS, 0.3)]
     assert levels_of(path, 8) == (0, 2, 3)
+
+
+def test_a_thinned_path_keeps_its_end_and_is_spread_over_the_loss() -> None:
+    losses = [0.0, 0.0, 0.001, 0.01, 0.011, 0.02, 0.03, 0.031, 0.04, 0.05, 0.09]
+    path = [Step((float(i),), (0.5,), loss, 0.0, float(i)) for i, loss in enumerate(losses)]
+    assert thinned(path, 0.05, 20) == tuple(path)
+    kept = thinned(path, 0.05, 4)
+    # Aims at 0.01875, 0.0375, 0.05625 and 0.075, which is as far as a path may go.
+    assert [path.index(step) for step in kept] == [4, 7, 9, 10]
