@@ -18,8 +18,9 @@ from onnx import TensorProto
 
 from skipc.passes.builder import Builder, Fragment
 from skipc.passes.flow import Flow
+from skipc.passes.integers import FULL_RANGE, quantized_weight
 from skipc.passes.normalize import copied_node
-from skipc.passes.products import FULL_RANGE, Product, product_at, quantized_weight
+from skipc.passes.products import Product, product_at
 from skipc.runtime.plan import Array, Region
 
 KIND = "int8"
