@@ -15,11 +15,13 @@ import onnx
 from numpy.typing import NDArray
 
 from skipc.compiler.data import Batch
+from skipc.compiler.head_proof import with_proof
 from skipc.compiler.moments import CHUNK, Matrix, rows_of
 from skipc.compiler.running import in_parallel
 from skipc.passes.expose import with_outputs
 from skipc.passes.flow import Flow
-from skipc.passes.narrow import Hidden, constants_of, find_hidden
+from skipc.passes.heads import hidden_of
+from skipc.passes.narrow import Hidden, constants_of
 from skipc.runtime.plan import Array, Bypass, Region
 from skipc.runtime.session import open_session
 
@@ -29,11 +31,17 @@ SHARES = (0.5, 0.375, 0.25)
 QUANTIZED_SHARES = (0.625, *SHARES)
 """The same in 8 bits or less, where a linear path costs more time than as many hidden units, and is left out."""
 
+HEAD_SHARES = (2 / 3, 1 / 2, 1 / 3)
+"""Of the heads of attention, where a linear path gains less than it costs."""
+
+PROVED_ON = 2
+"""Samples on which heads are proved to stay apart."""
+
 MAX_FEATURES = 4096
 """Wider blocks are not narrowed: their Gram matrix would take too long to invert."""
 
 ROWS_PER_FEATURE = 12
-LEAST_ROWS = 4096
+LEAST_ROWS = 16384
 LEAST_CHUNKS = 8
 """Chunks that the rows of a region come from at least, so that no few inputs speak for all."""
 
@@ -52,7 +60,7 @@ class HiddenMoments:
 
     Attributes:
         channels: extent C of x, 0 where the bypass has no linear path.
-        taps: features for each hidden unit: one, or the size of the last projection's kernel.
+        taps: features for each hidden unit: one, the size of the last projection's kernel, or a head's width.
         mean_f: [F].
         mean_d: [C].
         ff: [F, F].
@@ -72,11 +80,12 @@ class HiddenMoments:
         return (len(self.mean_f) - self.channels) // self.taps
 
 
-def hidden_layers(model: onnx.ModelProto, regions: Sequence[Region]) -> dict[str, Hidden]:
-    """The hidden layers of those regions that can be narrowed, by region name."""
+def hidden_layers(model: onnx.ModelProto, regions: Sequence[Region], items: Sequence[Batch]) -> dict[str, Hidden]:
+    """The hidden layers of those regions that can be narrowed, by region name; heads are proved apart on the items."""
     flow, constants = Flow.of(model.graph), constants_of(model.graph)
-    found = {region.name: find_hidden(flow, constants, region) for region in regions}
-    return {name: hidden for name, hidden in found.items() if hidden is not None}
+    found = {region.name: hidden_of(flow, constants, region) for region in regions}
+    known = {name: hidden for name, hidden in found.items() if hidden is not None}
+    return with_proof(model, known, items, flow)
 
 
 def observe_hidden(
@@ -90,7 +99,7 @@ def observe_hidden(
         items: batches without padding.
         seed: of the rows drawn where there are more than needed.
     """
-    flow, layers = Flow.of(model.graph), hidden_layers(model, regions)
+    flow, layers = Flow.of(model.graph), hidden_layers(model, regions, items[:PROVED_ON])
     watched = [region for region in regions if region.name in layers]
     sums = [_Sums(region, layers[region.name], flow) for region in watched]
     sums = [each for each in sums if each.features <= MAX_FEATURES]
@@ -117,8 +126,8 @@ class _Sums:
         self.region = region
         self.hidden = hidden
         self.kernel = hidden.kernel(flow)
-        self.taps = int(np.prod(self.kernel, dtype=int)) if self.kernel else 1
-        self.direct = 0 if hidden.form else region.channels
+        self.taps = int(np.prod(self.kernel, dtype=int)) if self.kernel else hidden.width
+        self.direct = 0 if hidden.form or hidden.width > 1 else region.channels
         self.features = self.direct + hidden.units * self.taps
         self.values = (region.entry, region.merge, hidden.value)
         self.rows = 0
@@ -165,8 +174,8 @@ class _Sums:
 
     def _taps_at(self, value: Array, rows: NDArray[np.int64]) -> Array:
         """Hidden activations under the last projection's kernel at these rows: [rows, units * taps]."""
-        if self.taps == 1:
-            return np.moveaxis(value, self.region.channel_axis, -1).reshape(-1, self.hidden.units)[rows]
+        if not self.kernel or self.taps == 1:
+            return np.moveaxis(value, self.region.channel_axis, -1).reshape(-1, self.hidden.units * self.taps)[rows]
         margins = [(0, 0), (0, 0), *(((extent - 1) // 2,) * 2 for extent in self.kernel)]
         spatial = tuple(range(2, value.ndim))
         windows = np.lib.stride_tricks.sliding_window_view(np.pad(value, margins), self.kernel, axis=spatial)
@@ -196,7 +205,7 @@ def row_weights(merged: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def fit_narrow(moments: HiddenMoments, shares: Sequence[float] = ()) -> tuple[Bypass, ...]:
     """One narrow bypass for each share of units kept, from wide to narrow."""
-    shares = shares or (SHARES if moments.channels else QUANTIZED_SHARES)
+    shares = shares or _shares(moments)
     scale = np.sqrt(np.maximum(np.diag(moments.ff), 1e-20))
     ff, fd = moments.ff / np.outer(scale, scale), moments.fd / scale[:, None]
     units = np.arange(moments.units)
@@ -205,6 +214,12 @@ def fit_narrow(moments: HiddenMoments, shares: Sequence[float] = ()) -> tuple[By
         units = _reduced(moments, ff, fd, units, max(1, round(share * moments.units)))
         found.append(_refitted(moments, ff, fd, units, scale))
     return tuple(found)
+
+
+def _shares(moments: HiddenMoments) -> Sequence[float]:
+    if moments.channels:
+        return SHARES
+    return HEAD_SHARES if moments.taps > 1 else QUANTIZED_SHARES
 
 
 def _features(moments: HiddenMoments, units: NDArray[np.int64]) -> NDArray[np.int64]:

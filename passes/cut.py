@@ -14,7 +14,8 @@ from skipc.passes.builder import Builder, Fragment
 from skipc.passes.eight_bits import KIND as EIGHT_BITS
 from skipc.passes.eight_bits import in_8_bits
 from skipc.passes.flow import Flow, NodeSet, members, node_inputs, node_set
-from skipc.passes.narrow import Hidden, Narrowed, constants_of, find_hidden, narrowed
+from skipc.passes.heads import hidden_of
+from skipc.passes.narrow import Hidden, Narrowed, constants_of, narrowed
 from skipc.passes.normalize import copied_node
 from skipc.passes.placement import for_branch
 from skipc.passes.products import Form, form_of
@@ -195,7 +196,7 @@ class Cut:
         return form_of(self.flow, self.constants, self._set(region.nodes), region.entry)
 
     def _hidden(self, region: Region) -> Hidden:
-        found = find_hidden(self.flow, self.constants, region)
+        found = hidden_of(self.flow, self.constants, region)
         if found is None:
             raise ValueError(f"region {region.name} has no hidden layer to narrow")
         return found

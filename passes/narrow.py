@@ -7,7 +7,7 @@ the last projection does with the kept units is fitted anew, and not the concern
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,6 +43,8 @@ class Hidden:
         nodes: positions of the nodes from the region's entry to the activations.
         slices: for each constant among them that has an extent of its own for every unit, the axis of the units.
         form: how the last projection is written; None in float.
+        width: features of a unit that lie side by side: 1 for a neuron or channel, more for a head of attention.
+        targets: by position, constant target shapes of Reshape nodes that heads lie in.
     """
 
     value: str
@@ -51,6 +53,8 @@ class Hidden:
     nodes: NodeSet
     slices: Mapping[str, int] = field(default_factory=dict)
     form: Form | None = None
+    width: int = 1
+    targets: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     def kernel(self, flow: Flow) -> tuple[int, ...]:
         """Extents of the last projection's kernel; empty for a matrix product."""
@@ -58,7 +62,7 @@ class Hidden:
         return tuple(attribute(node, "kernel_shape", ())) if node.op_type == "Conv" else ()
 
 
-class _NotNarrowableError(Exception):
+class NotNarrowableError(Exception):
     """The region has no hidden layer that can be sliced."""
 
 
@@ -72,8 +76,20 @@ def find_hidden(flow: Flow, constants: Mapping[str, Array], region: Region) -> H
     """
     try:
         return _Slicer(flow, constants, region).hidden()
-    except _NotNarrowableError:
+    except NotNarrowableError:
         return None
+
+
+def last_projection(flow: Flow, constants: Mapping[str, Array], region: Region) -> tuple[int, Product]:
+    """The only product with a constant weight that a region's merge is reached from without another one between.
+
+    Returns:
+        the position of the node that writes its result, and the product.
+
+    Raises:
+        NotNarrowableError: there are none or several.
+    """
+    return _Slicer(flow, constants, region).last_projection()
 
 
 def constants_of(graph: onnx.GraphProto) -> dict[str, Array]:
@@ -102,18 +118,15 @@ class _Slicer:
         self._seen: set[str] = set()
 
     def hidden(self) -> Hidden:
-        projection = self._last_projection()
-        product = self._product(projection)
-        if product is None:
-            raise _NotNarrowableError
+        projection, product = self.last_projection()
         self._units = product.inputs
         self._slice(product.value)
         self._require_independent_reads()
         ancestors = self._flow.ancestors[self._flow.producer[product.value]] & node_set(self._inside)
         return Hidden(product.value, self._units, projection, ancestors, dict(self._slices), product.form)
 
-    def _last_projection(self) -> int:
-        """The only node with a weight matrix that the merge is reached from without another one between."""
+    def last_projection(self) -> tuple[int, Product]:
+        """See the function of this name."""
         merge = self._flow.producer[self._region.merge]
         # Where an optimiser has fused the residual sum, the region ends with the projection itself.
         waiting, found = ([], {merge}) if self._product(merge) else ([merge], set())
@@ -127,11 +140,14 @@ class _Slicer:
                 else:
                     waiting.append(made_by)
         if len(found) != 1:
-            raise _NotNarrowableError
+            raise NotNarrowableError
         projection = found.pop()
+        product = self._product(projection)
+        if product is None:
+            raise NotNarrowableError
         if self._flow.nodes[projection].op_type == "Conv":
             self._require_same_extent(self._flow.nodes[projection])
-        return projection
+        return projection, product
 
     def _product(self, position: int) -> Product | None:
         return product_at(self._flow, self._constants, position)
@@ -143,7 +159,7 @@ class _Slicer:
         plain = attribute(node, "auto_pad", b"NOTSET") in (b"NOTSET", b"") and all(extent % 2 for extent in kernel)
         ones = (*attribute(node, "strides", ()), *attribute(node, "dilations", ()))
         if not plain or set(ones) - {1} or tuple(attribute(node, "pads", (0,) * len(pads))) != pads:
-            raise _NotNarrowableError
+            raise NotNarrowableError
 
     def _weight(self, node: onnx.NodeProto) -> Array:
         return self._constants[node.input[1]]
@@ -155,7 +171,7 @@ class _Slicer:
         self._seen.add(value)
         made_by = self._flow.producer.get(value)
         if made_by is None or made_by not in self._inside:
-            raise _NotNarrowableError
+            raise NotNarrowableError
         node, product = self._flow.nodes[made_by], self._product(made_by)
         if product is not None:
             self._slice_constant(product.weight, product.output_axis)
@@ -168,14 +184,14 @@ class _Slicer:
         elif node.op_type in UNITWISE:
             self._slice_operands(node)
         else:
-            raise _NotNarrowableError
+            raise NotNarrowableError
 
     def _require_independent_reads(self) -> None:
         """None of the projections may read what is made of the units, as squeeze-and-excitation does."""
         sliced = node_set({self._flow.producer[name] for name in self._seen})
         made_by = [self._flow.producer[name] for name in self._reads if name in self._flow.producer]
         if any(self._flow.ancestors[position] & sliced for position in made_by):
-            raise _NotNarrowableError
+            raise NotNarrowableError
 
     def _slice_others(self, names: Iterable[str], *, packed: bool = False) -> None:
         for name in names:
@@ -195,7 +211,7 @@ class _Slicer:
     def _slice_broadcast(self, name: str) -> None:
         """A constant operand: sliced where it has an extent for every unit, kept where it is the same for all."""
         if name not in self._constants:
-            raise _NotNarrowableError
+            raise NotNarrowableError
         shape = self._constants[name].shape
         axis = len(shape) - (len(self._region.dims) - self._region.channel_axis)
         if axis >= 0 and shape[axis] != 1:
@@ -205,9 +221,9 @@ class _Slicer:
         """Note the axis of the units; packed constants may hold several elements for each of them."""
         extent = self._constants[name].shape[axis] if name in self._constants else 0
         if extent == 0 or extent % self._units or (extent != self._units and not packed):
-            raise _NotNarrowableError
+            raise NotNarrowableError
         if self._slices.setdefault(name, axis) != axis:
-            raise _NotNarrowableError
+            raise NotNarrowableError
 
 
 @dataclass(frozen=True)
@@ -247,30 +263,65 @@ def narrowed(
         prefix: of the copies' names.
         entry: how the region writes products of its entry value.
     """
-    inside = [flow.nodes[i] for i in members(hidden.nodes)]
-    new = {name: f"{prefix}/{name}" for node in inside for name in node.output if name}
+    inside = {i: flow.nodes[i] for i in members(hidden.nodes)}
+    new = {name: f"{prefix}/{name}" for node in inside.values() for name in node.output if name}
     sliced = {name: f"{prefix}/{name}" for name in hidden.slices}
     tensors = [
         numpy_helper.from_array(_kept(constants[name], axis, hidden.units, units), sliced[name])
         for name, axis in hidden.slices.items()
     ]
     nodes = []
-    for node in inside:
+    for position, node in inside.items():
         copy = copied_node(node)
         copy.input[:] = [new.get(name, sliced.get(name, name)) for name in node.input]
         copy.output[:] = [new.get(name, name) for name in node.output]
         copy.name = f"{prefix}/{node.name}"
         _set_count(copy, hidden.units, len(units))
+        if position in hidden.targets:
+            tensors.append(_set_target(copy, _fewer(hidden.targets[position], hidden, len(units))))
         nodes.append(copy)
     entry = entry.renamed(new) if isinstance(entry, Integers) else entry
-    return Narrowed(tuple(nodes), tuple(tensors), new[hidden.value], entry, hidden.form)
+    needed = _needed(nodes, new[hidden.value])
+    return Narrowed(needed, tuple(tensors), new[hidden.value], entry, hidden.form)
+
+
+def features_of(units: NDArray[np.int64], width: int) -> NDArray[np.int64]:
+    """Positions of units that are several features wide."""
+    return np.asarray((units[:, None] * width + np.arange(width)).reshape(-1))
+
+
+def _fewer(target: tuple[int, ...], hidden: Hidden, units: int) -> list[int]:
+    """A target shape with fewer units: it may name their number, next to last, or that of their features, last."""
+    fewer = list(target)
+    if len(fewer) > 1 and fewer[-2] == hidden.units:
+        fewer[-2] = units
+    if fewer[-1] == hidden.units * hidden.width:
+        fewer[-1] = units * hidden.width
+    return fewer
+
+
+def _set_target(node: onnx.NodeProto, target: Sequence[int]) -> onnx.TensorProto:
+    """Give a Reshape a constant target, which is returned."""
+    node.input[1] = f"{node.name}/target"
+    kept = [item for item in node.attribute if item.name != "allowzero"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    return numpy_helper.from_array(np.array(target, np.int64), node.input[1])
+
+
+def _needed(nodes: Sequence[onnx.NodeProto], value: str) -> tuple[onnx.NodeProto, ...]:
+    """The nodes that a value depends on; others computed a shape that is constant now."""
+    wanted, found = {value}, []
+    for node in reversed(nodes):
+        if not wanted.isdisjoint(node.output):
+            wanted.update(node.input)
+            found.append(node)
+    return tuple(reversed(found))
 
 
 def _kept(array: Array, axis: int, total: int, units: NDArray[np.int64]) -> Array:
-    """The elements of these units; of several to a unit, which only a first axis holds, all."""
-    if array.shape[axis] == total:
-        return np.ascontiguousarray(array.take(units, axis=axis))
-    return np.ascontiguousarray(array.reshape(total, -1)[units].reshape(-1, *array.shape[1:]))
+    """The elements of these units, however many each has."""
+    return np.ascontiguousarray(array.take(features_of(units, array.shape[axis] // total), axis=axis))
 
 
 def _set_count(node: onnx.NodeProto, before: int, after: int) -> None:

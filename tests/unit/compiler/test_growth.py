@@ -36,7 +36,7 @@ def test_the_weights_of_a_bypass(kind: str) -> None:
 @pytest.mark.parametrize("network", [mlp(), transformer()], ids=["mlp", "transformer"])
 def test_a_narrow_bypass_has_its_part_of_the_block_too(network: Network) -> None:
     found = surveyed(network)
-    layers = hidden_layers(found.model, found.survey.blocks)
+    layers = hidden_layers(found.model, found.survey.blocks, ())
     region = next(region for region in found.survey.blocks if region.name in layers)
     units = layers[region.name].units // 2
     arrays: dict[str, Array] = {
