@@ -39,6 +39,7 @@ def test_a_speed_up_is_reached_and_its_loss_is_certified(model: Path, kept: tupl
     found = ran.json
     assert found["budget"] == {"asked": "1.05x", "speedup": 1.05}
     assert found["speedup"]["high"] >= 1.05
+    assert 0 < found["growth"] <= 0.2
     certificate = found["certificate"]
     assert (certificate["samples"], certificate["tested"], certificate["certified"]) == (0.4 * SAMPLES, 1, 1)
     assert certificate["mean"] < certificate["limit"] == certificate["bound"] < 1
