@@ -13,6 +13,7 @@ import hashlib
 import os
 import platform
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
@@ -36,6 +37,9 @@ MOST_BYTES = 4 * 2**30
 
 LEAST_LEFT = 0.75
 """Share of `MOST_BYTES` that is kept when entries go, so that this does not happen every time."""
+
+STRAY_S = 3600.0
+"""A file that was not finished after so long belongs to a process that is gone."""
 
 SUFFIX = ".npz"
 
@@ -100,7 +104,10 @@ class Cache:
             self._prune(path.parent)
 
     def _prune(self, folder: Path) -> None:
-        """Remove what was not used for the longest time, until the rest is small enough."""
+        """Remove what a killed process left, and what was not used for the longest time where it is too much."""
+        for path in folder.glob(f".*{SUFFIX}.*"):
+            if time.time() - path.stat().st_mtime > STRAY_S:
+                path.unlink(missing_ok=True)
         found = [(path.stat(), path) for path in folder.glob(f"*{SUFFIX}")]
         entries = sorted(found, key=lambda entry: entry[0].st_mtime)
         total = sum(stat.st_size for stat, _ in entries)

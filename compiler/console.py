@@ -92,11 +92,13 @@ class _Line:
         self._console = console
         self._title = title
         self._drawn = time.monotonic()
+        self._share = 0.0
 
     def draw(self, share: float, seconds_left: float | None) -> None:
-        """Show how far the stage is."""
-        if time.monotonic() - self._drawn < REFRESH_S:
+        """Show how far the stage is; a search that turns back is not shown to do so."""
+        if share < self._share or time.monotonic() - self._drawn < REFRESH_S:
             return
+        self._share = share
         self._drawn = time.monotonic()
         full = round(share * BAR)
         left = "" if seconds_left is None else f", {seconds_left // 60:.0f}:{seconds_left % 60:02.0f} left"

@@ -35,7 +35,7 @@ LOSSES = frozenset({"top1", "accuracy"})
 
 SHARES = np.linspace(0.01, 1.0, 100)
 
-STEPS = np.linspace(0.4, 1.2, 17)
+STEPS = np.array([0.4, 0.6, 0.75, *np.linspace(0.85, 1.2, 8)])
 """Of a path, as multiples of the share that is forecast: *calibrate* may be kinder or harsher than *fit*."""
 
 LEAST_SHARE = 0.1

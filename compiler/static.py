@@ -16,6 +16,9 @@ from skipc.compiler.planner import TESTED
 from skipc.compiler.running import Instrumented, Judged, opened, run_gated
 from skipc.runtime.plan import Block, Certificate
 
+FAR_WITHIN, FAR_BEYOND = 0.25, 2.0
+"""Multiples of the limit within and beyond which *fit* leaves no doubt of what *calibrate* will say."""
+
 
 @dataclass(frozen=True)
 class Static:
@@ -71,10 +74,11 @@ def best_static(
 def _within_reach(
     session: Instrumented, sets: Sequence[Sequence[int]], gates: int, fit: Judged, claim: Claim
 ) -> list[Sequence[int]]:
-    """The leading sets up to the first whose loss on *fit* is beyond twice the limit."""
+    """The sets worth testing: from the last that is far within the limit on *fit* to the first far beyond it."""
     found: list[Sequence[int]] = []
     for chosen in sets:
-        found.append(chosen)
-        if run_gated(session, opened(gates, chosen), fit, claim.loss).mean > 2 * claim.limit:
+        mean = run_gated(session, opened(gates, chosen), fit, claim.loss).mean
+        found = [chosen] if mean <= FAR_WITHIN * claim.limit else [*found, chosen]
+        if mean > FAR_BEYOND * claim.limit:
             break
     return found

@@ -134,6 +134,15 @@ def test_what_was_not_used_for_the_longest_time_goes(tmp_path: Path) -> None:
     assert (gone.times, kept.times) == (1, 0)
 
 
+def test_what_a_killed_process_left_goes(tmp_path: Path) -> None:
+    old, new = (tmp_path / f".kind-0.npz.1.{number}" for number in range(2))
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    Cache(tmp_path).recall("kind", (), Counted(1.0))
+    assert (old.exists(), new.exists()) == (False, True)
+
+
 def test_a_folder_that_cannot_be_made_is_no_reason_to_fail(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("here")
     assert Cache(tmp_path / "file" / "cache").recall("kind", (), Counted(1.0)) == 1.0

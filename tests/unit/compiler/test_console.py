@@ -80,6 +80,15 @@ def test_a_terminal_sees_how_far_a_stage_is(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(done.rstrip("\n")) == len(shown), "what was longer must be written over"
 
 
+def test_a_bar_does_not_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console_module, "REFRESH_S", 0.0)
+    stream = Terminal()
+    with Console(NORMAL, stream).stage("working") as progress:
+        for share in (0.5, 0.25, 0.75):
+            progress.to(share)
+    assert re.findall(r"\d+%", stream.getvalue()) == ["50%", "75%"]
+
+
 def test_where_nobody_watches_no_bar_is_drawn() -> None:
     stream = io.StringIO()
     with Console(NORMAL, stream).stage("working") as progress:
