@@ -3,6 +3,10 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
+import { setFlagsFromString } from "node:v8";
+
+// One run each: compiling WebAssembly well takes longer than running it once compiled badly.
+setFlagsFromString("--liftoff-only");
 
 const [folder, modules] = process.argv.slice(2);
 const ort = await import(pathToFileURL(join(modules, "onnxruntime-web", "dist", "ort.node.min.mjs")).href);

@@ -17,7 +17,7 @@ from skipc.passes.flow import node_inputs, subgraphs
 from skipc.passes.operators import CONVOLUTION_OPS, PRODUCT_OPS
 from skipc.runtime import names
 
-KERNELS, OTHERS, READ = 2.5, 1.3, 0.3
+KERNELS, OTHERS, READ = 2.8, 1.4, 0.2
 """Bytes held while ONNX Runtime 1.32 loads for each byte: of kernels in branches, of other weights there, and of
 matrices outside that branches multiply by; see `benchmarks/results/placement.json`."""
 

@@ -89,8 +89,8 @@ def full(region: str) -> str:
 
 
 def branch(name: str) -> str:
-    """Name of the graph in a branch whose result has this name: without dots, before which viewers cut names off."""
-    return name.replace(".", "-")
+    """Name of the graph in a branch whose result has this name: viewers show long ones and those with dots in part."""
+    return name.removeprefix("skipc/").replace(".", "-")
 
 
 def is_ours(name: str) -> bool:
