@@ -128,8 +128,8 @@ class Answer(NamedTuple):
 class Observer(Protocol):
     """Sees every answer, in the thread of the request, so it has to be quick: a decision log, a monitor.
 
-    Between two runs of a model the processor's caches hold its weights, and not our code, which makes that some ten
-    times slower than a loop that times it alone says: put off what can be done in another thread.
+    Between two runs of a model the processor's caches hold its weights, and not our code, which makes that
+    several times slower than a loop that times it alone says: put off what can be done in another thread.
     """
 
     def attach(self, session: Session) -> None:
