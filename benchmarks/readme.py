@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runtime_page import alarms_section, log_section, serving_section
+from benchmarks.runtime_page import alarms_section, log_section, serving_section, sessions_section
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -27,11 +27,13 @@ def main() -> int:
     results = {item.stem: json.loads(item.read_text(encoding="utf-8")) for item in sorted(RESULTS.glob("*.json"))}
     sections = {
         "README.md": {
-            "results": _section(_without(results, "deployment", "serving")),
+            "results": _section(_without(results, "deployment", "log", "log-sessions", "serving")),
             **_written(results, "demo", {"demo": _demo_run}),
         },
         "docs/runtime.md": {
-            **_written(results, "deployment", {"log": log_section, "alarms": alarms_section}),
+            **_written(results, "log", {"log": log_section}),
+            **_written(results, "log-sessions", {"log-sessions": sessions_section}),
+            **_written(results, "deployment", {"alarms": alarms_section}),
             **_written(results, "serving", {"serving": serving_section}),
         },
     }

@@ -35,6 +35,8 @@ BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
     "batches": batches.run,
     "rows": rows.run,
     "deployment": deployment.run,
+    "log": deployment.run_log,
+    "log-sessions": deployment.run_log_sessions,
     "serving": serving.run,
     "large": large.run,
     "placement": placement.run,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from skipc.runtime.decisions import Decisions, Limits
@@ -18,60 +16,120 @@ if TYPE_CHECKING:
 Feeds = Mapping[str, Array]
 
 
-class Raw(NamedTuple):
-    """What a file shows of its decisions, as it came: requests wait for nothing that may be done later.
+class Source(NamedTuple):
+    """What the answers of a session at one level have in common.
 
     Attributes:
-        shown: how it is read.
-        limits: in force.
-        found: arrays, as `Shown.decisions` takes them.
-        rows: samples in the batch.
-    """
-
-    shown: Shown
-    limits: tuple[Limits, ...]
-    found: Sequence[Array]
-    rows: int
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """One request's outputs, with what led to them.
-
-    Attributes:
-        request: its identifier.
-        time_s: when it was answered, in seconds since 1970.
-        latency_ms: that ONNX Runtime took.
         model: SHA-256 of the file.
         level: in force, or ``bypass``.
-        feeds: the inputs.
-        outputs: by name.
-        raw: what `decisions` are made of; None for an original.
+        shown: how decisions are read; None for an original.
+        limits: in force.
+        prefix: of identifiers.
+    """
+
+    model: str
+    level: Level
+    shown: Shown | None
+    limits: tuple[Limits, ...]
+    prefix: str
+
+
+class Facts(NamedTuple):
+    """What is known of a request, as it came, without the caller's arrays: whoever outlives the request keeps this.
+
+    Attributes:
+        source: what answered.
+        number: of the request in its session.
+        time_s: when it was answered, in seconds since 1970.
+        latency_ms: that ONNX Runtime took.
+        values: arrays that tell the decisions, as `Shown.decisions` takes them.
+        rows: samples in the batch, where there are no such arrays.
+        name: that the caller gave the request; empty for none.
         reference: what the caller knows the request by.
     """
 
-    request: str
+    source: Source
+    number: int
     time_s: float
     latency_ms: float
-    model: str
-    level: Level
-    feeds: Feeds
-    outputs: Mapping[str, Array]
-    raw: Raw | None
+    values: Sequence[Array]
+    rows: int
+    name: str = ""
     reference: str = ""
 
-    @cached_property
+    @property
+    def request(self) -> str:
+        """Its identifier."""
+        return self.name or f"{self.source.prefix}{self.number:012x}"
+
+    @property
     def decisions(self) -> Decisions | None:
-        """What the gates did, worked out when it is first asked for; None for an original."""
-        raw = self.raw
-        return raw.shown.decisions(raw.limits, raw.found, raw.rows) if raw else None
+        """What the gates did, worked out whenever it is asked for; None for an original."""
+        shown, values = self.source.shown, self.values
+        return shown.decisions(self.source.limits, values, len(values[0]) if values else self.rows) if shown else None
+
+
+class Answer(NamedTuple):
+    """One request's outputs, with what led to them. Nothing is worked out before it is asked for: requests wait for it.
+
+    Attributes:
+        facts: all but the caller's arrays.
+        feeds: the inputs.
+        names: of the outputs asked for.
+        arrays: the outputs, in that order.
+    """
+
+    facts: Facts
+    feeds: Feeds
+    names: Sequence[str]
+    arrays: Sequence[Array]
+
+    @property
+    def request(self) -> str:
+        """Its identifier."""
+        return self.facts.request
+
+    @property
+    def reference(self) -> str:
+        """What the caller knows the request by."""
+        return self.facts.reference
+
+    @property
+    def time_s(self) -> float:
+        """When it was answered, in seconds since 1970."""
+        return self.facts.time_s
+
+    @property
+    def latency_ms(self) -> float:
+        """Milliseconds that ONNX Runtime took."""
+        return self.facts.latency_ms
+
+    @property
+    def model(self) -> str:
+        """SHA-256 of the file."""
+        return self.facts.source.model
+
+    @property
+    def level(self) -> Level:
+        """The level in force, or ``bypass``."""
+        return self.facts.source.level
+
+    @property
+    def outputs(self) -> Mapping[str, Array]:
+        """By name."""
+        return dict(zip(self.names, self.arrays, strict=True))
+
+    @property
+    def decisions(self) -> Decisions | None:
+        """What the gates did, worked out whenever it is asked for; None for an original."""
+        return self.facts.decisions
 
 
 class Observer(Protocol):
     """Sees every answer, in the thread of the request, so it has to be quick: a decision log, a monitor.
 
-    Between two runs of a model the processor's caches hold its weights, and not our code, which makes that some ten
-    times slower than a loop that times it alone says: put off what can be done in another thread.
+    Between two runs of a model the processor's caches hold its weights, and not our code, which makes that
+    several times slower than a loop that times it alone says: put off what can be done in another thread.
     """
 
     def attach(self, session: Session) -> None:

@@ -20,8 +20,8 @@ import numpy as np
 
 from skipc.runtime import names
 from skipc.runtime import session as opening
-from skipc.runtime.answer import Answer, Feeds, Observer, Raw
-from skipc.runtime.decisions import Limits, Rows, limits_of
+from skipc.runtime.answer import Answer, Facts, Feeds, Observer, Source
+from skipc.runtime.decisions import Rows, limits_of
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Plan, plan_from_json
 from skipc.runtime.shown import Shown
@@ -29,10 +29,19 @@ from skipc.runtime.variants import BYPASS, Level, Variant
 
 
 class _Serving(NamedTuple):
-    """What answers requests, exchanged as one: a request sees the old one or the new one."""
+    """What answers requests, exchanged as one: a request sees the old one or the new one.
 
-    level: Level
+    Attributes:
+        source: that the answers name.
+        session: loaded, with or without what shows decisions.
+        outputs: of the file.
+        values: that show decisions.
+    """
+
+    source: Source
     session: opening.Session
+    outputs: list[str]
+    values: list[str]
 
 
 class Session:
@@ -68,7 +77,6 @@ class Session:
         self._provider, self._threads, self._clock, self._observers = provider, threads, clock, tuple(observers)
         self._lock = threading.Lock()
         self._loaded: dict[Variant, opening.Session] = {}
-        self._limits: dict[Level, tuple[Limits, ...]] = {}
         self._prefix, self._numbers = uuid.uuid4().hex[:20], itertools.count()
         self._bindings: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._own = self._load(Variant())
@@ -98,7 +106,7 @@ class Session:
     @property
     def level(self) -> Level:
         """The level in force. Setting it loads that level first; requests under way end at the old one."""
-        return self._serving.level
+        return self._serving.source.level
 
     @level.setter
     def level(self, level: Level) -> None:
@@ -118,10 +126,12 @@ class Session:
 
     def run(self, output_names: Sequence[str] | None, input_feed: Feeds, run_options: Any = None) -> list[Any]:
         """As `onnxruntime.InferenceSession.run`: outputs in the order asked for, all of them for None."""
-        wanted = list(output_names or self._own.outputs)
         if self._observers:
-            outputs = self.answer(input_feed, wanted, run_options=run_options).outputs
-            return [outputs[name] for name in wanted]
+            answer = self._answered(self._serving, input_feed, output_names, run_options)
+            for observer in self._observers:
+                observer.observe(answer)
+            return list(answer.arrays)
+        wanted = list(output_names or self._own.outputs)
         found: list[Any] = self._serving.session.inference.run(wanted, input_feed, run_options)
         return found
 
@@ -150,40 +160,38 @@ class Session:
             level: for this request only; observers do not see such requests.
             run_options: `onnxruntime.RunOptions`.
         """
+        wanted = list(dict.fromkeys(output_names)) if output_names else None
         if level is None and self._observers:
-            in_force, engine = self._serving
+            serving = self._serving
         else:
-            in_force, engine = self._served(self.level if level is None else self._checked(level), decisions=True)
-        if names.LEVEL in feeds:
-            in_force = max(0, int(feeds[names.LEVEL]))
-        wanted = list(dict.fromkeys(output_names or self._own.outputs))
-        values = self._shown.values if self._shown else ()
-        start = time.perf_counter()
-        found = engine.inference.run([*wanted, *values], feeds, run_options)
-        latency_ms = (time.perf_counter() - start) * 1e3
-        answer = Answer(
-            request=request or f"{self._prefix}{next(self._numbers):012x}",
-            time_s=self._clock(),
-            latency_ms=latency_ms,
-            model=self._digest,
-            level=in_force,
-            feeds=feeds,
-            outputs=dict(zip(wanted, found, strict=False)),
-            raw=self._raw(in_force, feeds, found[len(wanted) :]),
-            reference=reference,
-        )
+            serving = self._served(self.level if level is None else self._checked(level), decisions=True)
+        answer = self._answered(serving, feeds, wanted, run_options, request, reference)
         for observer in self._observers if level is None else ():
             observer.observe(answer)
         return answer
 
-    def _raw(self, level: Level, feeds: Feeds, found: Sequence[Any]) -> Raw | None:
-        if self._plan is None or self._shown is None:
-            return None
-        if level not in self._limits:
-            self._limits[level] = limits_of(self._plan, level)
-        # The first value is a score, [batch, ...]; where no gate reads anything there is none.
-        rows = found[0].shape[0] if found else _extent(feeds[self._own.inputs[0]])
-        return Raw(self._shown, self._limits[level], found, rows)
+    def _answered(
+        self,
+        serving: _Serving,
+        feeds: Feeds,
+        output_names: Sequence[str] | None,
+        run_options: Any,
+        request: str = "",
+        reference: str = "",
+    ) -> Answer:
+        """Run once. Each step costs a request microseconds, since the model has driven our code out of the caches."""
+        source, session, outputs, values = serving
+        wanted = outputs if output_names is None else list(output_names)
+        start = time.perf_counter()
+        found = session.inference.run(wanted + values, feeds, run_options)
+        latency_ms = (time.perf_counter() - start) * 1e3
+        if names.LEVEL in feeds:
+            source = self._source_of(max(0, int(feeds[names.LEVEL])))
+        rows = 0 if values else _extent(feeds[self._own.inputs[0]])
+        count = len(wanted)
+        shown = found[count:]
+        facts = Facts(source, next(self._numbers), self._clock(), latency_ms, shown, rows, request, reference)
+        return Answer(facts, feeds, wanted, found[:count])
 
     def warm_up(self, batches: Iterable[Feeds]) -> tuple[str, ...]:
         """Run a few batches ahead of requests: the first run of a branch allocates, and on CUDA tunes convolutions.
@@ -242,12 +250,17 @@ class Session:
             return self._loaded[variant]
 
     def _served(self, level: Level, *, decisions: bool) -> _Serving:
-        """The session for a level, with or without what shows decisions."""
+        """What answers at a level, with or without what shows decisions."""
+        source, outputs = self._source_of(level), list(self._own.outputs)
         if self._plan is None or self._shown is None:
-            return _Serving(level, self._own)
+            return _Serving(source, self._own, outputs, [])
         values = self._shown.values if decisions else ()
         other = None if level == self._plan.level else level
-        return _Serving(level, self._load(Variant(other, values, self._forcible)))
+        return _Serving(source, self._load(Variant(other, values, self._forcible)), outputs, list(values))
+
+    def _source_of(self, level: Level) -> Source:
+        limits = limits_of(self._plan, level) if self._plan else ()
+        return Source(self._digest, level, self._shown, limits, self._prefix)
 
     def _checked(self, level: Level | None) -> Level:
         levels = len(self._plan.thresholds) if self._plan else 1

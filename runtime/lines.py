@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from skipc.runtime.answer import Answer
+from skipc.runtime.answer import Facts, Feeds
 from skipc.runtime.decisions import Decisions, Limits, decide
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Array
@@ -30,36 +30,39 @@ Json = dict[str, Any]
 Told = dict[tuple[Limits, tuple[float, ...]], str]
 
 
-def line(answer: Answer, dropped: int, told: Told) -> str:
+def line(facts: Facts, feeds: Feeds, outputs: Mapping[str, Array], dropped: int, told: Told) -> str:
     """A request as the log tells it.
 
     Args:
-        answer: to the request.
+        facts: of the request.
+        feeds: its inputs; none where they are not kept.
+        outputs: its outputs, likewise.
         dropped: see the top of this file.
         told: JSON of gates that read nothing of their input, and need not be put into words again; added to.
     """
-    gates = [] if answer.decisions is None else _gates(answer.decisions, told)
-    rest = json.dumps(_request(answer, dropped), allow_nan=False)
+    decisions = facts.decisions
+    gates = [] if decisions is None else _gates(decisions, told)
+    found = _request(facts, 0 if decisions is None else len(decisions.scores), dropped)
+    if feeds:
+        found["inputs"] = {name: encode(np.asarray(array)) for name, array in feeds.items()}
+        found["outputs"] = {name: fingerprint(array) for name, array in outputs.items()}
+    rest = json.dumps(found, allow_nan=False)
     return f'{rest[:-1]}, "gates": [{", ".join(gates)}]}}'
 
 
-def _request(answer: Answer, dropped: int) -> Json:
-    """All but the gates."""
-    found: Json = {
+def _request(facts: Facts, rows: int, dropped: int) -> Json:
+    """All but the gates and the arrays."""
+    return {
         "schema": SCHEMA,
-        "request": answer.request,
-        "time": answer.time_s,
-        "model": answer.model,
-        "level": answer.level,
-        "latency_ms": round(answer.latency_ms, 4),
-        "rows": 0 if answer.decisions is None else len(answer.decisions.scores),
-        "reference": answer.reference,
+        "request": facts.request,
+        "time": facts.time_s,
+        "model": facts.source.model,
+        "level": facts.source.level,
+        "latency_ms": round(facts.latency_ms, 4),
+        "rows": rows,
+        "reference": facts.reference,
         "dropped": dropped,
     }
-    if answer.feeds:
-        found["inputs"] = {name: encode(np.asarray(array)) for name, array in answer.feeds.items()}
-        found["outputs"] = {name: fingerprint(array) for name, array in answer.outputs.items()}
-    return found
 
 
 def _gates(decisions: Decisions, told: Told) -> list[str]:

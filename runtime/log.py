@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from skipc.runtime.answer import Answer, Feeds, Raw
+from skipc.runtime.answer import Answer, Facts, Feeds
 from skipc.runtime.errors import InputError
 from skipc.runtime.lines import Told, line
 from skipc.runtime.plan import Array
-from skipc.runtime.variants import Level
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
     from skipc.runtime.deployed import Session
 
 
-Kept = tuple[str, float, float, str, Level, Feeds, Mapping[str, Array], Raw | None, str]
-"""The fields of an `Answer`, in order: making another one is left to the writer."""
+Kept = tuple[Facts, Feeds, Mapping[str, Array]]
+"""What the writer needs of a request: facts, and copies of inputs and outputs, or none."""
 
 NOTHING: Mapping[str, Array] = {}
 
@@ -99,22 +98,14 @@ class DecisionLog:
         if self._closed.is_set() or len(self._waiting) >= self._most_waiting:
             self._drop()
         else:
-            self._waiting.append(self._kept(answer))
+            self._waiting.append(self._kept(answer) if self._keep_inputs else (answer.facts, NOTHING, NOTHING))
 
     def _kept(self, answer: Answer) -> Kept:
-        """The fields that the writer needs, without the caller's arrays, or with copies of them."""
-        feeds, outputs = (_copies(answer.feeds), _copies(answer.outputs)) if self._keep_inputs else (NOTHING, NOTHING)
-        return (
-            answer.request,
-            answer.time_s,
-            answer.latency_ms,
-            answer.model,
-            answer.level,
-            feeds,
-            outputs,
-            answer.raw,
-            answer.reference,
+        """Copies: the caller may change its own meanwhile."""
+        feeds, outputs = (
+            {name: np.array(array) for name, array in kept.items()} for kept in (answer.feeds, answer.outputs)
         )
+        return answer.facts, feeds, outputs
 
     def _drop(self) -> None:
         with self._lock:
@@ -129,17 +120,17 @@ class DecisionLog:
         """Write what waits. The log must not end the service: a full disk may have room again later."""
         while self._waiting:
             try:
-                self._write(Answer(*self._waiting.popleft()))
+                self._write(*self._waiting.popleft())
                 self._written += 1
             except (OSError, ValueError):
                 self._drop()
         with suppress(OSError):
             self._file.flush()
 
-    def _write(self, answer: Answer) -> None:
+    def _write(self, facts: Facts, feeds: Feeds, outputs: Mapping[str, Array]) -> None:
         if self._file.tell() >= self._max_bytes:
             self._rotate()
-        self._file.write(line(answer, self._dropped, self._told).encode() + b"\n")
+        self._file.write(line(facts, feeds, outputs, self._dropped, self._told).encode() + b"\n")
 
     def _rotate(self) -> None:
         self._file.close()
@@ -167,8 +158,3 @@ class DecisionLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _copies(arrays: Mapping[str, Array]) -> Mapping[str, Array]:
-    """The caller may change its own meanwhile."""
-    return {name: np.array(array) for name, array in arrays.items()}

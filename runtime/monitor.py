@@ -22,17 +22,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from skipc.runtime.answer import Answer, Feeds
+from skipc.runtime.answer import Answer, Facts, Feeds
 from skipc.runtime.errors import InputError
 from skipc.runtime.losses import LOSSES, Audited
 from skipc.runtime.plan import Array, Plan
-from skipc.runtime.variants import Level
 from skipc.runtime.watch import Alarm, State, Watch
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from skipc.runtime.decisions import Decisions, Rows
     from skipc.runtime.deployed import Session
 
 
@@ -44,10 +42,7 @@ PAUSE_S = 0.05
 class _Seen:
     """What the worker needs of an answer; feeds and output are copies, and None where it is not audited."""
 
-    request: str
-    level: Level
-    scores: Rows
-    bypassed: Rows
+    facts: Facts
     feeds: Feeds | None
     output: Array | None
 
@@ -116,26 +111,22 @@ class Monitor:
 
     def observe(self, answer: Answer) -> None:
         """See `Observer.observe`."""
-        if answer.decisions is None or self._closed.is_set():
+        if self._closed.is_set():
             return
         if len(self._waiting) >= self._most_waiting:
             with self._lock:
                 self._skipped += 1
             return
         audited = self._judge is not None and answer.level != 0 and self._random.random() < self._audit_share
-        audited = audited and self._output in answer.outputs
+        audited = audited and self._output in answer.names
         # Waking the thread for each request would cost the request some 40 µs: it looks now and then.
-        self._waiting.append(self._seen(answer, answer.decisions, audited=audited))
+        self._waiting.append(self._seen(answer, audited=audited))
 
-    def _seen(self, answer: Answer, decisions: Decisions, *, audited: bool) -> _Seen:
-        return _Seen(
-            request=answer.request,
-            level=answer.level,
-            scores=decisions.scores,
-            bypassed=decisions.bypassed,
-            feeds={name: np.array(array) for name, array in answer.feeds.items()} if audited else None,
-            output=np.array(answer.outputs[self._output]) if audited else None,
-        )
+    def _seen(self, answer: Answer, *, audited: bool) -> _Seen:
+        if not audited:
+            return _Seen(answer.facts, None, None)
+        feeds = {name: np.array(array) for name, array in answer.feeds.items()}
+        return _Seen(answer.facts, feeds, np.array(answer.outputs[self._output]))
 
     def _work(self) -> None:
         while not self._closed.wait(PAUSE_S):
@@ -153,13 +144,16 @@ class Monitor:
                     logging.getLogger(__name__).exception("a request could not be watched")
 
     def _look_at(self, seen: _Seen) -> None:
+        request, decisions = seen.facts.request, seen.facts.decisions
+        if decisions is None:
+            return
         with self._lock:
-            alarms = self._watch.observe(seen.request, seen.level, seen.scores, seen.bypassed)
+            alarms = self._watch.observe(request, seen.facts.source.level, decisions.scores, decisions.bypassed)
         if seen.feeds is not None and seen.output is not None and self._judge is not None:
             full = self._session.answer(seen.feeds, [self._output], level=0).outputs[self._output]
             loss = float(np.mean(self._judge(full, seen.output)))
             with self._lock:
-                alarms += self._watch.audit(seen.request, loss)
+                alarms += self._watch.audit(request, loss)
         for alarm in alarms:
             if self._fall_back:
                 self._session.level = 0
