@@ -11,11 +11,12 @@ import onnx
 from onnx import helper
 
 from skipc.passes.bits import WIDTHS, Bits
+from skipc.passes.dequantized import LARGEST, Dequantized, stored
 from skipc.passes.flow import Flow, NodeSet, members
 from skipc.passes.integers import QUANTIZERS, Integers, levels_of
 from skipc.runtime.plan import Array
 
-Form = Integers | Bits
+Form = Integers | Bits | Dequantized
 """How a product is written that is none of floats; new ones with other weights are written alike."""
 
 
@@ -25,7 +26,7 @@ class Product:
 
     Attributes:
         value: in float.
-        weight: name of the constant.
+        weight: name of the constant, or of what is dequantized from one.
         inputs: units of the value.
         output_axis: axis of the weight along which the result's units lie.
         others: constants beside the weight that may have an extent of their own for each unit of the result.
@@ -53,13 +54,26 @@ def product_at(flow: Flow, constants: Mapping[str, Array], position: int) -> Pro
         return _integer_product(flow, constants, node)
     if node.op_type == "MatMulNBits":
         return _bits_product(constants, node)
-    if node.op_type not in ("Conv", "MatMul", "Gemm") or node.input[1] not in constants:
+    weight = stored(flow, constants, node.input[1]) if node.op_type in ("Conv", "MatMul", "Gemm") else ""
+    if weight not in constants:
         return None
-    shape, others = constants[node.input[1]].shape, tuple(node.input[2:])
+    shape, others = constants[weight].shape, tuple(node.input[2:])
+    form = None if weight == node.input[1] else _dequantized(flow, constants, node.input[1])
     if node.op_type == "Conv":
+        if form is not None:
+            return None
         return Product(node.input[0], node.input[1], shape[1], 0, others) if attribute(node, "group", 1) == 1 else None
     turned = node.op_type == "Gemm" and bool(attribute(node, "transB", 0))
-    return Product(node.input[0], node.input[1], shape[turned], int(not turned), others) if len(shape) == 2 else None
+    if len(shape) != 2:
+        return None
+    return Product(node.input[0], node.input[1], shape[turned], int(not turned), others, form)
+
+
+def _dequantized(flow: Flow, constants: Mapping[str, Array], weight: str) -> Dequantized | None:
+    node = flow.nodes[flow.producer[weight]]
+    kind = constants[node.input[0]].dtype.name
+    size = int(attribute(node, "block_size", 0))
+    return Dequantized(kind, size, constants[node.input[1]].dtype) if kind in LARGEST else None
 
 
 def _bits_product(constants: Mapping[str, Array], node: onnx.NodeProto) -> Product | None:
