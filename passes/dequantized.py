@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -60,15 +61,14 @@ class Dequantized:
         operands = [builder.constant(levels + middle, dtype), builder.constant(steps, self.scale_type)]
         if middle:
             operands.append(builder.constant(np.full(steps.shape, middle), dtype))
-        blocks = {"axis": 0, "block_size": self.block_size} if self.block_size else {"axis": 1}
+        blocks: dict[str, Any] = {"axis": 0, "block_size": self.block_size} if self.block_size else {"axis": 1}
         return builder.op("MatMul", [value, builder.op("DequantizeLinear", operands, **blocks)])
 
 
 def _levels(weight: Array, largest: int, block_size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Levels [inputs, outputs], and steps [outputs], or [blocks, outputs] where blocks of inputs have their own."""
     size = block_size or len(weight)
-    blocks = -(-len(weight) // size)
     highest = np.stack([np.abs(part).max(axis=0) for part in np.split(weight, range(size, len(weight), size))])
     steps = (np.where(highest > 0, highest, 1.0) / largest).astype(np.float32)
     levels = np.clip(np.rint(weight / np.repeat(steps, size, axis=0)[: len(weight)]), -largest, largest)
-    return levels.astype(np.int64), steps if block_size else steps.reshape(-1)[: weight.shape[1] * blocks]
+    return levels.astype(np.int64), steps if block_size else steps[0]

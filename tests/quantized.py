@@ -31,7 +31,7 @@ def dynamic_int8(
 
 
 def four_bit(network: Network, *, bits: int = 4, symmetric: bool = False, dequantized: bool = False) -> Network:
-    """Weights of matrix products in 4 or 8 bits, in blocks of 16 inputs: MatMulNBits, or a MatMul of dequantized ones."""
+    """Weights of matrix products in 4 or 8 bits, in blocks of 16 inputs: MatMulNBits, or dequantized for a MatMul."""
     from onnxruntime.quantization import QuantFormat
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
