@@ -13,10 +13,10 @@ from onnx import helper
 from skipc.passes.bits import WIDTHS, Bits
 from skipc.passes.dequantized import LARGEST, Dequantized, stored
 from skipc.passes.flow import Flow, NodeSet, members
-from skipc.passes.integers import QUANTIZERS, Integers, levels_of
+from skipc.passes.integers import FUSED, QUANTIZERS, FusedIntegers, Integers, levels_of
 from skipc.runtime.plan import Array
 
-Form = Integers | Bits | Dequantized
+Form = Integers | FusedIntegers | Bits | Dequantized
 """How a product is written that is none of floats; new ones with other weights are written alike."""
 
 
@@ -54,6 +54,8 @@ def product_at(flow: Flow, constants: Mapping[str, Array], position: int) -> Pro
         return _integer_product(flow, constants, node)
     if node.op_type == "MatMulNBits":
         return _bits_product(constants, node)
+    if node.op_type == FUSED:
+        return _fused_product(constants, node)
     weight = stored(flow, constants, node.input[1]) if node.op_type in ("Conv", "MatMul", "Gemm") else ""
     if weight not in constants:
         return None
@@ -84,6 +86,14 @@ def _bits_product(constants: Mapping[str, Array], node: onnx.NodeProto) -> Produ
         return None
     form = Bits(numbers["bits"], numbers["block_size"], numbers["accuracy_level"], constants[node.input[2]].dtype)
     return Product(node.input[0], node.input[1], numbers["K"], 0, others, form)
+
+
+def _fused_product(constants: Mapping[str, Array], node: onnx.NodeProto) -> Product | None:
+    weight, others = node.input[1], tuple(name for name in node.input[2:] if name)
+    if not {weight, *others} <= constants.keys():
+        return None
+    form = FusedIntegers(*levels_of(constants[weight]))
+    return Product(node.input[0], weight, len(constants[weight]), 1, others, form)
 
 
 def _integer_product(flow: Flow, constants: Mapping[str, Array], node: onnx.NodeProto) -> Product | None:

@@ -64,3 +64,16 @@ def static_int8(network: Network, *, per_channel: bool = False) -> Network:
         onnx.save(network.model, before)
         quantize_static(before, after, Reader(), quant_format=QuantFormat.QDQ, per_channel=per_channel)
         return Network(onnx.load(after), network.inputs)
+
+
+def optimised(network: Network) -> Network:
+    """As ONNX Runtime writes it after its extended optimisations, with operators of its own."""
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        options.log_severity_level = 3
+        ort.InferenceSession(network.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return Network(onnx.load(options.optimized_model_filepath), network.inputs)
