@@ -135,9 +135,14 @@ def form_of(flow: Flow, constants: Mapping[str, Array], inside: NodeSet, value: 
         node = flow.nodes[reader]
         found = product_at(flow, constants, reader)
         if found is not None and found.form is not None and found.value == value:
-            return found.form
+            return None if _between_quantizers(flow, found) else found.form
         if node.op_type in QUANTIZERS and node.input[0] == value:
             behind = (product_at(flow, constants, i) for i in members(flow.reached_from(node.output[0]) & inside))
             forms = (product.form for product in behind if product is not None and product.value == value)
             return next((form for form in forms if isinstance(form, Integers)), None)
     return None
+
+
+def _between_quantizers(flow: Flow, product: Product) -> bool:
+    """Whether a value is dequantized before its product: from outside, the two are not computed as one in 8 bits."""
+    return isinstance(product.form, Dequantized) and _producer(flow, product.value, "DequantizeLinear") is not None

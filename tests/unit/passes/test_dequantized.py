@@ -116,6 +116,17 @@ def test_the_runtime_opens_it_optimised_and_weights_keep_their_type(form: str) -
     assert {types[node.input[0]] for node in weights} == {TensorProto.DataType.Value(kind.upper())}
 
 
+@pytest.mark.parametrize(("form", "multiplies"), [("4 bits", True), ("8 bits all round", False)])
+def test_a_linear_bypass_is_quantized_unless_its_value_is_too(form: str, multiplies: bool) -> None:
+    found = surveyed(FORMS[form][0]())
+    region, _ = narrowable(found)[0]
+    gated = instrumented(found.model, [block(region)])
+    then = next(item.g for node in gated.graph.node if node.op_type == "If" for item in node.attribute)
+    made_by = {name: node.op_type for node in then.node for name in node.output}
+    products = [node for node in then.node if node.op_type == "MatMul"]
+    assert [made_by.get(node.input[1]) for node in products] == (["DequantizeLinear"] if multiplies else [None])
+
+
 @pytest.mark.parametrize("kind", ["int8", "uint8", "int4", "uint4"])
 @pytest.mark.parametrize("block_size", [0, 16])
 def test_a_written_weight_is_read_as_it_was_meant(kind: str, block_size: int) -> None:
