@@ -86,6 +86,9 @@ def _section(results: Mapping[str, Result]) -> Iterator[str]:
     if "smollm2" in results:
         yield from _language_table(results["smollm2"]["results"])
         yield ""
+    if "int8" in results:
+        yield from _int8_table(results["int8"]["results"])
+        yield ""
     if "overhead" in results:
         yield from _overhead_table(results["overhead"]["results"])
         yield ""
@@ -171,6 +174,22 @@ def _original_ms(row: Result) -> str:
 
 def _interval(found: Result | None) -> str:
     return NONE if found is None else f"{found['mean']:.3g} ({found['low']:.3g} to {found['high']:.3g})"
+
+
+def _int8_table(result: Result) -> Iterator[str]:
+    limit = result["compile"]["certificate"]["limit"]
+    damage = result["quality"]["films"]["cosine_distance"]
+    yield f"MiniLM in dynamic int8, compiled from there (cosine at most {limit:g} from the int8 model; on fresh films "
+    yield f"{_mean(damage.get('static'))} static, {_mean(damage.get('gated'))} compiled):"
+    yield ""
+    yield "| speed-up over the int8 model (95 % interval) | int8 | float | quantized after skipc | static | compiled |"
+    yield "|---|---|---|---|---|---|"
+    for row in result["speed"]:
+        threads = f"{row['threads']} thread{'s' * (row['threads'] > 1)}"
+        others = (_speedup(row["others"][name]) for name in ("float", "quantized after"))
+        cells = (*others, _speedup(row["static"]), _speedup(row["gated"]))
+        latency = f"{row['gated']['latency_ms']['original']:.3g} ms"
+        yield f"| batch {row['batch_size']}, {threads} | {latency} | {' | '.join(cells)} |"
 
 
 def _overhead_table(result: Result) -> Iterator[str]:

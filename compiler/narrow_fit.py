@@ -28,7 +28,7 @@ from skipc.runtime.session import open_session
 SHARES = (0.5, 0.375, 0.25)
 """Of the hidden units kept; each is one bypass on offer."""
 
-QUANTIZED_SHARES = (0.625, *SHARES)
+QUANTIZED_SHARES = (0.75, 0.625, 0.5, 0.375)
 """The same in 8 bits or less, where a linear path costs more time than as many hidden units, and is left out."""
 
 HEAD_SHARES = (2 / 3, 1 / 2, 1 / 3)

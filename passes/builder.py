@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from skipc.runtime.plan import Array
 
 AXES_AS_INPUT = {"ReduceMean": 18, "ReduceMax": 18, "ReduceMin": 18, "ReduceSum": 13, "Unsqueeze": 13}
+
+PACKED = ("int4", "uint4")
+"""Types of two elements in a byte, which onnx-graphsurgeon cannot write."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Builder:
         self._graph = gs.Graph(opset=opset)
         self._count = 0
         self._tensors: dict[str, gs.Tensor] = {}
+        self._packed: list[onnx.TensorProto] = []
 
     def name(self, stem: str) -> str:
         """A name under the prefix that nothing has yet."""
@@ -51,7 +55,11 @@ class Builder:
     def constant(self, values: Any, dtype: Any = np.float32, *, name: str = "") -> str:
         """Add an initializer and return its name."""
         name = name or self.name("const")
-        self._tensors[name] = gs.Constant(name, np.array(values, dtype=dtype, order="C"))
+        array = np.array(values, dtype=dtype, order="C")
+        if array.dtype.name in PACKED:
+            self._packed.append(numpy_helper.from_array(array, name))
+        else:
+            self._tensors[name] = gs.Constant(name, array)
         return name
 
     def op(
@@ -116,7 +124,7 @@ class Builder:
     def fragment(self) -> Fragment:
         """What was collected."""
         graph = gs.export_onnx(self._graph, do_type_check=False).graph
-        return Fragment(tuple(graph.node), tuple(graph.initializer))
+        return Fragment(tuple(graph.node), (*graph.initializer, *self._packed))
 
 
 def as_type(array: Array, elem_type: int) -> Array:

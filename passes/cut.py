@@ -63,12 +63,13 @@ class Cut:
             return self.flow.union([self.moved(part) for part in parts_of(block)], range(len(block.bypass.parts)))
         nodes = self._set(block.region.nodes)
         readers = 0 if block.bypass.kind == EIGHT_BITS else nodes & ~self._set(block.region.tail)
-        if block.bypass.kind == "narrow":
-            readers &= ~self._hidden(block.region).nodes
+        copied = self._hidden(block.region).nodes if block.bypass.kind == "narrow" else 0
+        readers &= ~copied
         feeding = self.flow.union(self.flow.ancestors, members(nodes)) & ~self.flow.live
         for i in sorted(members(feeding), reverse=True):
             read_by = node_set(self._readers(i))
-            if read_by and not read_by & ~readers and not self._leaves(i):
+            kept = nodes if copied >> i & 1 else readers
+            if read_by and not read_by & ~kept and not self._leaves(i):
                 readers |= 1 << i
         return nodes | readers
 

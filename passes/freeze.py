@@ -8,13 +8,22 @@ import onnx
 from onnx import TensorProto, helper
 
 from skipc.passes.base import copied
+from skipc.passes.flow import subgraphs
+from skipc.passes.integers import FUSED
 
 DYNAMIC = "DynamicQuantizeLinear"
+
+COUPLING = frozenset({DYNAMIC, FUSED, "DynamicQuantizeLSTM"})
+"""Operators whose scale follows the range of all that they are given; only the first shows it."""
 
 
 def quantizes_dynamically(model: onnx.ModelProto) -> bool:
     """Whether a value's scale follows its range, over all samples of a batch."""
-    return any(node.op_type == DYNAMIC for node in model.graph.node)
+    return _quantizes(model.graph)
+
+
+def _quantizes(graph: onnx.GraphProto) -> bool:
+    return any(node.op_type in COUPLING or any(map(_quantizes, subgraphs(node))) for node in graph.node)
 
 
 def scales_of(model: onnx.ModelProto) -> tuple[str, ...]:

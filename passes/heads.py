@@ -97,8 +97,8 @@ class _Finder:
 
     def _slice(self, product: Product) -> None:
         """Columns of what makes queries, keys or values; those of packed weights are not told apart here."""
-        shape = self._constants[product.weight].shape
-        if isinstance(product.form, Bits) or shape[product.output_axis] != self._extent:
+        shape = self._constants[product.weight].shape if product.weight in self._constants else ()
+        if isinstance(product.form, Bits) or not shape or shape[product.output_axis] != self._extent:
             raise NotNarrowableError
         self._projections += 1
         self._slices[product.weight] = product.output_axis

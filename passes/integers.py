@@ -20,6 +20,8 @@ from skipc.runtime.plan import Array
 
 QUANTIZERS = ("DynamicQuantizeLinear", "QuantizeLinear")
 
+FUSED = "DynamicQuantizeMatMul"
+
 FULL_RANGE, REDUCED_RANGE = 127, 64
 """Largest magnitude of weights; quantizers reduce it for processors whose 16-bit sums would overflow."""
 
@@ -82,6 +84,27 @@ class Integers:
             return builder.op("QuantizeLinear", [value, self.scale, self.zero_point]), self.scale, self.zero_point
         quantized, scale, zero_point = builder.several("DynamicQuantizeLinear", [value], 3)
         return quantized, scale, zero_point
+
+
+@dataclass(frozen=True)
+class FusedIntegers:
+    """The same product as one node, com.microsoft's DynamicQuantizeMatMul, as ONNX Runtime's optimiser writes it.
+
+    Attributes:
+        elem_type: of the weights: INT8, or UINT8 about 128.
+        largest: magnitude of a weight.
+    """
+
+    elem_type: int
+    largest: int
+
+    def write(self, builder: Builder, value: str, weight: Array) -> str:
+        """Add value · weight, float [inputs, outputs], and return the name of the result."""
+        levels, steps = quantized_weight(weight, self.largest)
+        middle = 128 if self.elem_type == TensorProto.UINT8 else 0
+        dtype = helper.tensor_dtype_to_np_dtype(self.elem_type)
+        operands = [builder.constant(levels + middle, dtype), builder.constant(steps), builder.constant(middle, dtype)]
+        return builder.op(FUSED, [value, *operands], domain="com.microsoft")
 
 
 def quantized_weight(weight: Array, largest: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from skipc.passes.bits import Bits
+from skipc.passes.dequantized import dequantizer, stored
 from skipc.passes.external import is_external
 from skipc.passes.flow import Flow, NodeSet, members, node_set
 from skipc.passes.integers import Integers
@@ -25,8 +26,9 @@ from skipc.runtime.plan import Array, Region
 
 UNITWISE = frozenset(
     """
-    Abs Add Cast Ceil Celu Clip Div Dropout Elu Erf Exp FastGelu Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max
-    Min Mish Mul Neg Pad Pow QuickGelu Relu Selu Sigmoid Softplus Sqrt Sub Swish Tanh ThresholdedRelu
+    Abs Add Cast Ceil Celu Clip DequantizeLinear Div Dropout Elu Erf Exp FastGelu Gelu HardSigmoid HardSwish
+    Identity LeakyRelu Log Max Min Mish Mul Neg Pad Pow QuantizeLinear QuickGelu Relu Selu Sigmoid Softplus Sqrt Sub
+    Swish Tanh ThresholdedRelu
     """.split()  # noqa: SIM905
 )
 """Operators that treat every hidden unit by itself, given that the number of units stays what it is."""
@@ -112,6 +114,7 @@ class _Slicer:
         self._inside = {position[name] for name in region.nodes}
         self._last_axis = region.channel_axis == len(region.dims) - 1
         self._slices: dict[str, int] = {}
+        self._dequantizers: set[int] = set()
         self._reads: list[str] = []
         """What the projections that make the units read."""
         self._units = 0
@@ -123,6 +126,7 @@ class _Slicer:
         self._slice(product.value)
         self._require_independent_reads()
         ancestors = self._flow.ancestors[self._flow.producer[product.value]] & node_set(self._inside)
+        ancestors |= node_set(self._dequantizers)
         return Hidden(product.value, self._units, projection, ancestors, dict(self._slices), product.form)
 
     def last_projection(self) -> tuple[int, Product]:
@@ -162,7 +166,7 @@ class _Slicer:
             raise NotNarrowableError
 
     def _weight(self, node: onnx.NodeProto) -> Array:
-        return self._constants[node.input[1]]
+        return self._constants.get(node.input[1], np.zeros(0))
 
     def _slice(self, value: str) -> None:
         """Note what must be sliced for a value to hold the kept units only."""
@@ -195,8 +199,9 @@ class _Slicer:
 
     def _slice_others(self, names: Iterable[str], *, packed: bool = False) -> None:
         for name in names:
-            if name and name in self._constants and self._constants[name].size > 1:
-                self._slice_constant(name, 0 if packed else self._constants[name].ndim - 1, packed=packed)
+            array = self._constants.get(stored(self._flow, self._constants, name))
+            if array is not None and array.size > 1:
+                self._slice_constant(name, 0 if packed else array.ndim - 1, packed=packed)
 
     def _slice_operands(self, node: onnx.NodeProto) -> None:
         if node.op_type in ("Pad", "Clip", "Dropout"):
@@ -210,20 +215,38 @@ class _Slicer:
 
     def _slice_broadcast(self, name: str) -> None:
         """A constant operand: sliced where it has an extent for every unit, kept where it is the same for all."""
-        if name not in self._constants:
+        held = stored(self._flow, self._constants, name)
+        if held not in self._constants:
             raise NotNarrowableError
-        shape = self._constants[name].shape
+        shape = self._constants[held].shape
         axis = len(shape) - (len(self._region.dims) - self._region.channel_axis)
         if axis >= 0 and shape[axis] != 1:
             self._slice_constant(name, axis)
 
     def _slice_constant(self, name: str, axis: int, *, packed: bool = False) -> None:
         """Note the axis of the units; packed constants may hold several elements for each of them."""
+        made_by = dequantizer(self._flow, self._constants, name)
+        if made_by is not None:
+            self._slice_dequantizer(made_by, axis)
+            return
         extent = self._constants[name].shape[axis] if name in self._constants else 0
         if extent == 0 or extent % self._units or (extent != self._units and not packed):
             raise NotNarrowableError
         if self._slices.setdefault(name, axis) != axis:
             raise NotNarrowableError
+
+    def _slice_dequantizer(self, position: int, axis: int) -> None:
+        """Slice what a value is dequantized from: its elements, and scales and zero points that follow the units."""
+        node = self._flow.nodes[position]
+        self._dequantizers.add(position)
+        self._slice_constant(node.input[0], axis)
+        rank = self._constants[node.input[0]].ndim
+        for name in filter(None, node.input[1:]):
+            array = self._constants[name]
+            if array.ndim == rank > 1:
+                self._slice_constant(name, axis)
+            elif array.size > 1 and attribute(node, "axis", 1) % rank == axis:
+                self._slice_constant(name, 0)
 
 
 @dataclass(frozen=True)

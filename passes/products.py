@@ -11,11 +11,12 @@ import onnx
 from onnx import helper
 
 from skipc.passes.bits import WIDTHS, Bits
+from skipc.passes.dequantized import LARGEST, Dequantized, stored
 from skipc.passes.flow import Flow, NodeSet, members
-from skipc.passes.integers import QUANTIZERS, Integers, levels_of
+from skipc.passes.integers import FUSED, QUANTIZERS, FusedIntegers, Integers, levels_of
 from skipc.runtime.plan import Array
 
-Form = Integers | Bits
+Form = Integers | FusedIntegers | Bits | Dequantized
 """How a product is written that is none of floats; new ones with other weights are written alike."""
 
 
@@ -25,7 +26,7 @@ class Product:
 
     Attributes:
         value: in float.
-        weight: name of the constant.
+        weight: name of the constant, or of what is dequantized from one.
         inputs: units of the value.
         output_axis: axis of the weight along which the result's units lie.
         others: constants beside the weight that may have an extent of their own for each unit of the result.
@@ -53,13 +54,28 @@ def product_at(flow: Flow, constants: Mapping[str, Array], position: int) -> Pro
         return _integer_product(flow, constants, node)
     if node.op_type == "MatMulNBits":
         return _bits_product(constants, node)
-    if node.op_type not in ("Conv", "MatMul", "Gemm") or node.input[1] not in constants:
+    if node.op_type == FUSED:
+        return _fused_product(constants, node)
+    weight = stored(flow, constants, node.input[1]) if node.op_type in ("Conv", "MatMul", "Gemm") else ""
+    if weight not in constants:
         return None
-    shape, others = constants[node.input[1]].shape, tuple(node.input[2:])
+    shape, others = constants[weight].shape, tuple(node.input[2:])
+    form = None if weight == node.input[1] else _dequantized(flow, constants, node.input[1])
     if node.op_type == "Conv":
+        if form is not None:
+            return None
         return Product(node.input[0], node.input[1], shape[1], 0, others) if attribute(node, "group", 1) == 1 else None
     turned = node.op_type == "Gemm" and bool(attribute(node, "transB", 0))
-    return Product(node.input[0], node.input[1], shape[turned], int(not turned), others) if len(shape) == 2 else None
+    if len(shape) != 2:
+        return None
+    return Product(node.input[0], node.input[1], shape[turned], int(not turned), others, form)
+
+
+def _dequantized(flow: Flow, constants: Mapping[str, Array], weight: str) -> Dequantized | None:
+    node = flow.nodes[flow.producer[weight]]
+    kind = constants[node.input[0]].dtype.name
+    size = int(attribute(node, "block_size", 0))
+    return Dequantized(kind, size, constants[node.input[1]].dtype) if kind in LARGEST else None
 
 
 def _bits_product(constants: Mapping[str, Array], node: onnx.NodeProto) -> Product | None:
@@ -70,6 +86,14 @@ def _bits_product(constants: Mapping[str, Array], node: onnx.NodeProto) -> Produ
         return None
     form = Bits(numbers["bits"], numbers["block_size"], numbers["accuracy_level"], constants[node.input[2]].dtype)
     return Product(node.input[0], node.input[1], numbers["K"], 0, others, form)
+
+
+def _fused_product(constants: Mapping[str, Array], node: onnx.NodeProto) -> Product | None:
+    weight, others = node.input[1], tuple(name for name in node.input[2:] if name)
+    if not {weight, *others} <= constants.keys():
+        return None
+    form = FusedIntegers(*levels_of(constants[weight]))
+    return Product(node.input[0], weight, len(constants[weight]), 1, others, form)
 
 
 def _integer_product(flow: Flow, constants: Mapping[str, Array], node: onnx.NodeProto) -> Product | None:
@@ -111,9 +135,14 @@ def form_of(flow: Flow, constants: Mapping[str, Array], inside: NodeSet, value: 
         node = flow.nodes[reader]
         found = product_at(flow, constants, reader)
         if found is not None and found.form is not None and found.value == value:
-            return found.form
+            return None if _between_quantizers(flow, found) else found.form
         if node.op_type in QUANTIZERS and node.input[0] == value:
             behind = (product_at(flow, constants, i) for i in members(flow.reached_from(node.output[0]) & inside))
             forms = (product.form for product in behind if product is not None and product.value == value)
             return next((form for form in forms if isinstance(form, Integers)), None)
     return None
+
+
+def _between_quantizers(flow: Flow, product: Product) -> bool:
+    """Whether a value is dequantized before its product: from outside, the two are not computed as one in 8 bits."""
+    return isinstance(product.form, Dequantized) and _producer(flow, product.value, "DequantizeLinear") is not None

@@ -73,7 +73,7 @@ def _narrow(builder: Builder, region: Region, arrays: Mapping[str, Array], hidde
     """The entry value · weight + hidden · down + shift; a weight that is the identity is no product.
 
     Written as a difference where ONNX Runtime would fuse a sum with the normalisation behind it: its fused kernel takes
-    five times as long on the CPU as the two operators do.
+    several times as long on the CPU as the two operators do.
     """
     weight, shift, units = arrays["weight"], arrays["shift"], len(arrays["units"])
     alone = np.array_equal(weight, np.eye(len(weight)))
