@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from benchmarks.demo import compile_summary
 from benchmarks.int8 import quantized
 from benchmarks.measures import bypassed, interval, opened, rows, speedups
 from benchmarks.workbench import Built, Job, Json, Workbench
-from skipc.compiler.data import Dataset
+from skipc.compiler.data import Dataset, InputSpec
 from skipc.compiler.loss import Loss
 from skipc.compiler.perplexity import perplexity
 from skipc.compiler.report_measures import rounded
@@ -46,18 +46,18 @@ def job() -> Job:
         "exclude": ("attention.*", "layer.*"),
         "portrait": False,
     }
-    return Job("smollm2", models.fetch("smollm2").files["smollm2.onnx"], (f"bbc={data}",), options)
+    return Job("smollm2-compiled", models.fetch("smollm2").files["smollm2.onnx"], (f"bbc={data}",), options)
 
 
 def run(bench: Workbench) -> Json:
     """Compile, then measure on passages that the compiler never saw; beside it ONNX Runtime's own dynamic int8."""
     built = bench.compiled(job())
     found = domains(built, bench.pick(PASSAGES, 4))
-    int8 = _dynamic_int8(bench.folder)
+    int8 = dynamic_int8(bench.folder)
     surveyed = survey_model(load_model(job().model), None)
     bench.say("judging SmolLM2 on four kinds of text")
     contestants = {"gated": built.compiled, "static": built.static, "dynamic int8": int8}
-    quality = {name: _quality(built, data, contestants) for name, data in found.items()}
+    quality = {name: quality_of(built.original, built.inputs, data, contestants) for name, data in found.items()}
     bench.say("timing SmolLM2")
     rounds = bench.pick(ROUNDS, 1)
     speed = [speedups(built, found["bbc"], 1, threads, rounds) for threads in THREADS]
@@ -70,10 +70,11 @@ def run(bench: Workbench) -> Json:
     }
 
 
-def _dynamic_int8(folder: Path) -> onnx.ModelProto:
+def dynamic_int8(folder: Path) -> onnx.ModelProto:
     """What ONNX Runtime's dynamic quantization makes of the original."""
     path = folder / "smollm2.int8.onnx"
     if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
         quantized(job().model, path)
     return load_model(path).model
 
@@ -91,11 +92,16 @@ def _rival(built: Built, model: onnx.ModelProto, data: Dataset, threads: int, ro
     return {"threads": threads, **found["gated"]}
 
 
-def _quality(built: Built, data: Dataset, contestants: Mapping[str, onnx.ModelProto | None]) -> Json:
+def quality_of(
+    original: onnx.ModelProto,
+    inputs: Sequence[InputSpec],
+    data: Dataset,
+    contestants: Mapping[str, onnx.ModelProto | None],
+) -> Json:
     """Perplexity over the original's, and how often the likeliest next token is the same, with 95 % intervals."""
-    session, output = opened(built.original), built.original.graph.output[0].name
-    loss: Loss = loss_for("perplexity", session, data, built.inputs, output)
-    judged = judge(session, data, built.inputs, 1, output, loss=loss)
+    session, output = opened(original), original.graph.output[0].name
+    loss: Loss = loss_for("perplexity", session, data, inputs, output)
+    judged = judge(session, data, inputs, 1, output, loss=loss)
     before = np.concatenate([_mean_loss(kept) for kept in judged.references])
     found: Json = {"samples": len(data), "perplexity": rounded(float(np.exp(before.mean())))}
     found |= {"perplexity_ratio": {}, "agreement": {}}

@@ -19,6 +19,7 @@ from benchmarks import (
     rows,
     serving,
     smollm2,
+    smollm2_blocks,
 )
 from benchmarks.workbench import Json, Workbench
 
@@ -30,7 +31,8 @@ BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
     "minilm": minilm.run,
     "minilm-gentle": minilm.run_gentle,
     "int8": int8.run,
-    "smollm2": smollm2.run,
+    "smollm2": smollm2_blocks.run,
+    "smollm2-compiled": smollm2.run,
     "overhead": overhead.run,
     "batches": batches.run,
     "rows": rows.run,
