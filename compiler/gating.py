@@ -29,7 +29,7 @@ from skipc.compiler.impact import (
 from skipc.compiler.moments import Observed
 from skipc.compiler.options import Option
 from skipc.compiler.planner import ALWAYS, NEVER, REACH, Offer, Step, Trial, best_path, threshold_at
-from skipc.compiler.policies import AUTO, fastest
+from skipc.compiler.policies import fastest, policies_of
 from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Instrumented, Judged, Outcome, Window, run_gated, shut
 from skipc.compiler.settings import Settings
@@ -39,7 +39,7 @@ from skipc.passes.base import run_passes
 from skipc.passes.flow import Flow
 from skipc.passes.gate import decides_by_row, is_by_token
 from skipc.passes.inject import InjectGates
-from skipc.passes.policy import POLICIES, with_policy
+from skipc.passes.policy import with_policy
 from skipc.passes.window import LevelWindow
 from skipc.runtime.plan import Block, Gate
 from skipc.runtime.session import Session, open_session
@@ -108,7 +108,7 @@ def gate_options(
 ) -> Gated:
     """Fit a gate for each option, lay the path on *fit*, and drop the gates that it never opens within the limit.
 
-    With the policy `AUTO` this is done for every policy, and the fastest within the risk is kept.
+    Where several gate policies are to be measured this is done for each, and the fastest within the risk is kept.
     """
     judged = evidence.judged
     parts = (surveyed.model, options, evidence.joined, judged.key, *_as_deployed(settings))
@@ -120,14 +120,14 @@ def gate_options(
     unread = [_unfitted(surveyed, option, choices[option.region.name], evidence.mask) for option in options]
     pooled = {option.region.entry: evidence.observed[option.region.name].pooled for option in options}
     flow = Flow.of(surveyed.model.graph)
-    policies = POLICIES if settings.gate_policy == AUTO else (settings.gate_policy,)
+    policies = policies_of(settings)
     found: dict[str, Gated] = {}
     for number, policy in enumerate(policies):
         share = progress.part(number / len(policies), (number + 1) / len(policies))
         plain = with_policy(unread, policy, flow)
         found[policy] = _gated(surveyed, original, plain, pooled, evidence, claim, settings, share)
-    if settings.gate_policy != AUTO:
-        return found[settings.gate_policy]
+    if len(policies) == 1:
+        return found[policies[0]]
     speed = speed_as_shipped(surveyed, original, judged, settings)
     paths = {policy: item.path for policy, item in found.items()}
 

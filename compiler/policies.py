@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from skipc.compiler.planner import Step, boldest
+from skipc.compiler.settings import Settings
+from skipc.passes.policy import POLICIES
 
 AUTO = "auto"
 """In place of a policy: the one that gains most."""
+
+
+def policies_of(settings: Settings) -> tuple[str, ...]:
+    """The policies to measure; a single one is taken unmeasured. On a GPU, where a gate costs a wait, all of them."""
+    asked = settings.gate_policy or (AUTO if settings.provider == "cuda" else POLICIES[0])
+    return POLICIES if asked == AUTO else (asked,)
 
 
 def fastest(

@@ -27,7 +27,7 @@ class Settings:
         confidence: with which the limit is promised.
         granularity: what decides for itself: a batch, a sample or a token; ``auto`` to choose for each block.
         gate_policy: what gates read and how many blocks each decides for, one of `passes.policy.POLICIES`; ``auto`` to
-            choose by measuring all of them.
+            choose by measuring all of them; None for ``block``, or for ``auto`` where the provider is ``cuda``.
         mask: graph input that says which tokens are padding, ``auto`` to find it, ``none`` to pool over all.
         bypass: kind of bypass, or ``auto`` to choose for each block.
         impact: measure that shortlists blocks.
@@ -53,7 +53,7 @@ class Settings:
     confidence: float = 0.95
     budget: str = ""
     granularity: str = "auto"
-    gate_policy: str = "block"
+    gate_policy: str | None = None
     mask: str = "auto"
     bypass: str = "auto"
     impact: str = "ablation"

@@ -66,22 +66,24 @@ def _merged(blocks: Sequence[Block], flow: Flow) -> tuple[Block, ...]:
     position = {node.name: i for i, node in enumerate(flow.nodes)}
     runs: list[list[Block]] = []
     for block in blocks:
-        if runs and len(runs[-1]) < RUN and _joins(runs[-1], block, flow, position):
+        if runs and len(runs[-1]) < RUN and _joins(runs[-1][-1], block, flow, position):
             runs[-1].append(block)
         else:
             runs.append([block])
     return tuple(_joined(run) if len(run) > 1 else run[0] for run in runs)
 
 
-def _joins(run: Sequence[Block], block: Block, flow: Flow, position: dict[str, int]) -> bool:
-    """Whether a block can share the gate of a run: it is next to it, nothing between is read elsewhere."""
-    last, gate = run[-1], block.gate
+def _joins(last: Block, block: Block, flow: Flow, position: dict[str, int]) -> bool:
+    """Whether a block can share the gate of the one before: nothing lies between, and nothing else reads its entry."""
+    gate = block.gate
     if last.region.exit != block.region.entry or gate.pooling != "mean" or last.gate.pooling != "mean":
         return False
     if (gate.granularity, gate.mask) != (last.gate.granularity, last.gate.mask):
         return False
-    nodes = node_set(position[name] for item in (*run, block) for name in item.region.nodes)
-    return not flow.escaping(nodes, block.region.exit)
+    # Nodes that nobody uses count too: they stay where they are.
+    nodes = node_set(position[name] for name in block.region.nodes)
+    between = last.region.exit
+    return between not in flow.graph_outputs and not flow.consumers[between] & ~nodes
 
 
 def _joined(run: Sequence[Block]) -> Block:

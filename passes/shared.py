@@ -33,7 +33,9 @@ def groups_of(blocks: Sequence[Block]) -> tuple[Group, ...]:
     for number, block in enumerate(blocks):
         gate = block.gate
         alone = (str(number),) if gate.pooling != "mean" else ()
-        key = (reading_of(block.region, gate).value, gate.mask, gate.granularity, *alone)
+        reading = reading_of(block.region, gate)
+        # Two regions may begin at one value and have their features along different axes of it.
+        key = (reading.value, str(reading.channel_axis), gate.mask, gate.granularity, *alone)
         found.setdefault(key, []).append(number)
     return tuple(tuple(numbers) for numbers in found.values())
 

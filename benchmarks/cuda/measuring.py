@@ -21,7 +21,7 @@ from benchmarks.cuda.contenders import (
     opened_on,
 )
 from benchmarks.cuda.networks import Array
-from benchmarks.cuda.subject import SAMPLES, SHARE, Subject, wished
+from benchmarks.cuda.subject import EVERYTHING, NOTHING, QUARTERS, SAMPLES, SHARE, Subject, rows, wished
 from benchmarks.failure import BenchmarkError
 from benchmarks.measures import interval
 from benchmarks.workbench import Json
@@ -117,33 +117,34 @@ def break_even(opponent_ms: float, shut_ms: float, quarter_ms: float) -> float |
     return rounded(share) if share <= 1 else None
 
 
-def compared(field: Field, samples: Sequence[int] = range(SAMPLES)) -> Json:
-    """Decisions and outputs of each gated file against the CPU's answers to the same samples, one by one.
+def compared(field: Field) -> Json:
+    """Decisions and outputs of each gated file against the CPU's answers to the same batches.
 
     There ONNX Runtime runs the graph as it stands. On CUDA products are taken in float32 here, without TensorFloat-32.
     """
-    return {item.name: _against_cpu(field, item, samples) for item in field.gated}
+    return {item.name: _against_cpu(field, item) for item in field.gated}
 
 
-def _against_cpu(field: Field, item: Gated, samples: Sequence[int]) -> Json:
+def _against_cpu(field: Field, item: Gated) -> Json:
+    """Where samples decide for themselves, all of them in one batch; else some of them one by one."""
     subject = field.subject
+    batches = [range(SAMPLES)] if item.granularity == "sample" else [[i] for i in (QUARTERS[0], NOTHING, EVERYTHING)]
     model = subject.shipped(item.blocks, exposed=True)
     exact = {"use_tf32": "0"} if field.provider == "cuda" else None
     here = opened_on(subject, model, field.provider, field.threads, exact)
     cpu = opened_on(subject, model, "cpu", field.threads, optimize=False)
-    pairs = [(here.run(feeds), cpu.run(feeds)) for feeds in (subject.batch(i, 1) for i in samples)]
-    decisions = [tuple(found[names.DECISIONS][0] for found in pair) for pair in pairs]
-    wishes = wished(len(item.blocks))[list(samples)]
+    pairs = [(here.run(feeds), cpu.run(feeds)) for feeds in (rows(subject.samples, batch) for batch in batches)]
+    ours, theirs = (np.concatenate([pair[side][names.DECISIONS] for pair in pairs]) for side in (0, 1))
+    wishes = wished(len(item.blocks))[[i for batch in batches for i in batch]]
     tolerance = TOLERANCE[subject.dtype]
-    differing = sum(int((ours != theirs).sum()) for ours, theirs in decisions)
-    unwished = sum(int((ours != wish).sum()) for (ours, _), wish in zip(decisions, wishes, strict=True))
+    differing, unwished = int((ours != theirs).sum()), int((ours != wishes).sum())
     largest = max(_distance(subject, *pair) for pair in pairs)
     return {
-        "samples": len(pairs),
+        "samples": len(wishes),
         "decisions": wishes.size,
         "differing_decisions": differing,
         "decisions_not_as_wished": unwished,
-        "least_distance_to_threshold": rounded(min(float(abs(ours[names.SCORES]).min()) for ours, _ in pairs)),
+        "least_distance_to_threshold": rounded(min(float(abs(pair[0][names.SCORES]).min()) for pair in pairs)),
         "largest_relative_difference": largest,
         "tolerance": tolerance,
         "ok": differing == unwished == 0 and largest <= tolerance,

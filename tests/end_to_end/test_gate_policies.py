@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from skipc.passes.policy import POLICIES
 from skipc.passes.stamp import plan_of
 from skipc.runtime.plan import Plan
 from tests.end_to_end.command import run
@@ -51,12 +52,13 @@ def inputs(samples: int, seed: int) -> Array:
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("policies")
     onnx.save(network(), folder / "m.onnx")
-    np.savez(folder / "m.calib.npz", x=inputs(1000, 0))
+    np.savez(folder / "m.calib.npz", x=inputs(800, 0))
     np.savez(folder / "fresh.npz", x=inputs(500, 1))
     return folder
 
 
-def compiled(files: Path, policy: str) -> tuple[Path, Plan]:
+def compiled(files: Path, policy: str) -> tuple[Path, Plan, str]:
+    """The file, its plan, and what was said."""
     out = files / f"{policy}.skip.onnx"
     words = (
         "--gate-policy",
@@ -73,12 +75,12 @@ def compiled(files: Path, policy: str) -> tuple[Path, Plan]:
     gained_or_said_why(ran)
     if ran.code == 1:
         pytest.skip(f"nothing to look at: {ran.stderr}")
-    return out, plan_of(onnx.load(out), where="")
+    return out, plan_of(onnx.load(out), where=""), ran.stderr
 
 
 @pytest.mark.parametrize("policy", ["ahead", "early", "merged"])
 def test_a_policy_from_compilation_to_restoration(files: Path, policy: str) -> None:
-    out, plan = compiled(files, policy)
+    out, plan, _ = compiled(files, policy)
     first = plan.blocks[0].region.entry
     read = [block.gate.reading.value if block.gate.reading else block.region.entry for block in plan.blocks]
     if policy == "ahead":
@@ -94,3 +96,17 @@ def test_a_policy_from_compilation_to_restoration(files: Path, policy: str) -> N
     back = files / f"{policy}.back.onnx"
     assert run("restore", out, "-o", back).code == 0
     assert back.read_bytes() == (files / "m.onnx").read_bytes()
+
+
+def test_all_policies_are_measured_where_that_is_asked_for(files: Path) -> None:
+    _, plan, said = compiled(files, "auto")
+    (note,) = [line for line in said.splitlines() if line.startswith("gate policy")]
+    best, _, speeds = note.removeprefix("gate policy ").partition(":")
+    pairs = [words.split() for words in speeds.removesuffix(" on *fit*").split(",")]
+    measured = {policy: float(speed.rstrip("x")) for policy, speed in pairs}
+    assert set(measured) == set(POLICIES)
+    assert measured[best] == max(measured.values())
+    chained = any(block.bypass.kind == "chain" for block in plan.blocks)
+    read_earlier = any(block.gate.reading for block in plan.blocks)
+    assert not chained or best == "merged"
+    assert not read_earlier or best in {"ahead", "early"}

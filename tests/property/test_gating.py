@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from hypothesis import event, given
 from hypothesis import strategies as st
 
+from skipc.passes.flow import Flow
+from skipc.passes.policy import POLICIES, with_policy
+from skipc.runtime import names
 from skipc.runtime.plan import Block, Region
-from tests.gated import KINDS, assert_gated, block, surveyed
+from tests.compiled import deciding, with_sides
+from tests.gated import KINDS, assert_equal, assert_gated, block, instrumented, run, surveyed, window
 from tests.graphs import Network
 from tests.property.random_networks import networks
 
@@ -34,6 +39,30 @@ def test_gated_networks(network: Network, data: st.DataObject) -> None:
     event(f"{len(blocks)} blocks")
     if blocks:
         assert_gated(found.model, blocks, network.feeds(batch=3, length=4, seed=1))
+
+
+@given(
+    network=networks(),
+    data=st.data(),
+    policy=st.sampled_from(POLICIES[1:]),
+    granularity=st.sampled_from(("batch", "sample")),
+)
+def test_gates_shut_or_open_do_the_same_by_every_policy(
+    network: Network, data: st.DataObject, policy: str, granularity: str
+) -> None:
+    """Shut, the original, bit for bit; open, what gates that read their own entry do, bit for bit."""
+    found = surveyed(network)
+    plain = deciding(drawn_blocks(data, apart(with_sides(found, network).blocks)), granularity)
+    blocks = with_policy(plain, policy, Flow.of(found.model.graph))
+    event(f"{len(plain)} blocks, {len(blocks)} gates")
+    if not blocks:
+        return
+    feeds = network.feeds(batch=3, length=4, seed=1)
+    models = [(instrumented(found.model, items), len(items)) for items in (blocks, plain)]
+    shut = run(models[0][0], {**feeds, names.WINDOW: window(len(blocks), -np.inf)})
+    assert_equal(shut, run(found.model, feeds))
+    opened, expected = (run(model, {**feeds, names.WINDOW: window(gates, np.inf)}) for model, gates in models)
+    assert_equal(opened, expected)
 
 
 @given(network=networks())

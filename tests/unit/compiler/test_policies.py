@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from skipc.compiler.planner import Step
-from skipc.compiler.policies import fastest
+from skipc.compiler.policies import fastest, policies_of
+from skipc.compiler.settings import Settings
+from skipc.passes.policy import POLICIES
 
 
 def step(p_value: float, saved_ms: float = 0.0) -> Step:
@@ -39,3 +43,19 @@ def test_a_policy_without_a_step_within_the_risk_gains_nothing() -> None:
     assert "block 1.000x" in note
     # Nor is a policy taken that is slower than no gate at all.
     assert fastest({"block": [TOO_BOLD], "early": [GENTLE]}, LIMIT, 0.05, lambda *_: 0.9)[0] == "block"
+
+
+@pytest.mark.parametrize(
+    ("asked", "provider", "expected"),
+    [
+        (None, "cpu", ("block",)),
+        (None, "cuda", POLICIES),
+        ("auto", "cpu", POLICIES),
+        ("early", "cpu", ("early",)),
+        ("block", "cuda", ("block",)),
+    ],
+)
+def test_on_a_gpu_all_policies_are_measured_unless_one_is_asked_for(
+    asked: str | None, provider: str, expected: tuple[str, ...]
+) -> None:
+    assert policies_of(Settings(gate_policy=asked, provider=provider)) == expected

@@ -189,3 +189,15 @@ def test_a_narrow_part_of_a_run() -> None:
     assert_equal(opened[1], opened[0])
     back = Restore().apply(build(found.model, plan_for(blocks)))
     assert back.SerializeToString(deterministic=True) == network.model.SerializeToString(deterministic=True)
+
+
+def test_so_does_a_node_that_nobody_uses() -> None:
+    network = mlp()
+    found = surveyed(network)
+    plain = [block(region) for region in found.survey.blocks]
+    model = onnx.ModelProto()
+    model.CopyFrom(found.model)
+    model.graph.node.append(onnx.helper.make_node("Neg", [plain[0].region.exit], ["unused"], name="unused"))
+    blocks = with_policy(plain, "merged", Flow.of(model.graph))
+    assert blocks[0] == plain[0]
+    run_passes(model, [InjectGates(blocks, InputWindow())])

@@ -20,6 +20,7 @@ from skipc.passes.inject import ImposeDecisions, InjectGates
 from skipc.passes.normalize import Normalize
 from skipc.passes.policy import POLICIES, with_policy
 from skipc.passes.restore import Restore
+from skipc.passes.shared import groups_of
 from skipc.passes.window import InputWindow
 from skipc.runtime import names
 from skipc.runtime.plan import Block, Region
@@ -180,3 +181,10 @@ def test_scores_of_a_half_precision_network_are_what_float32_makes_of_its_values
         scores = found[value].astype(np.float64) @ item.gate.weight.astype(np.float64) + 0.25
         # Sums of 12 float32 products: far below the steps of either half precision.
         np.testing.assert_allclose(found[names.SCORES][:, number], scores, rtol=1e-5, atol=1e-5)
+
+
+def test_gates_with_features_along_other_axes_of_one_value_stand_alone() -> None:
+    first = block(surveyed(conv_net()).survey.blocks[0])
+    turned = replace(first, region=replace(first.region, channel_axis=len(first.region.dims) - 1))
+    assert groups_of([first, first]) == ((0, 1),)
+    assert groups_of([first, turned]) == ((0,), (1,))
