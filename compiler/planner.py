@@ -24,10 +24,10 @@ SHARES = (0.25, 0.5, 0.75)
 GUARD = 0.95
 """The share of a guard: a gate that opens for nearly all inputs like those of *fit*, and for few unlike them."""
 
-GUARD_WORTH = 0.75
+GUARD_WORTH = 0.5
 """A guard must keep this share of what bypassing the block always would save; else the block needs no gate."""
 
-GATED_WORTH = 0.95
+GATED_WORTH = 0.9
 """Gates hold on unfamiliar data where static bypasses do not, so a file with gates may be this much slower."""
 
 NEVER, ALWAYS = float("-inf"), float("inf")
