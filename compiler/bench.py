@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from skipc.compiler.data import Batch
-from skipc.compiler.latency import Speedup, interleaved, speedup_of
+from skipc.compiler.latency import Clock, Speedup, interleaved, speedup_of
 from skipc.runtime import names
 from skipc.runtime.binding import timed
 from skipc.runtime.plan import Plan
@@ -47,6 +48,7 @@ def compare(
     rounds: int = 0,
     budget_ms: float = BUDGET_MS,
     bound: bool | None = None,
+    clock: Clock = time.perf_counter,
 ) -> Bench:
     """Time both models on the same batches.
 
@@ -61,8 +63,9 @@ def compare(
         rounds: 0 for as many as fit into the budget.
         budget_ms: milliseconds that all of it may take.
         bound: whether inputs lie on the device before and outputs stay there; None for on a GPU only.
+        clock: to read; `clock_of` gives the one to choose by.
     """
-    once = 2 * sum(_pairs(original, compiled, items[:1], 0, bound, warm_up=True))
+    once = 2 * sum(_pairs(original, compiled, items[:1], 0, bound, clock, warm_up=True))
     size = int(np.clip(budget_ms / LEAST_ROUNDS / max(once, 1e-3), 1, BATCHES_A_ROUND))
     if rounds == 0:
         rounds = int(np.clip(budget_ms / max(once * size, 1e-3), LEAST_ROUNDS, MOST_ROUNDS))
@@ -70,7 +73,7 @@ def compare(
     order = np.random.default_rng(0).permutation(max(rounds * size, len(items))) % len(items)
     for row in range(rounds):
         chosen = [items[i] for i in order[row * size : (row + 1) * size]]
-        slow[row], fast[row] = _pairs(original, compiled, chosen, row, bound)
+        slow[row], fast[row] = _pairs(original, compiled, chosen, row, bound, clock)
     return Bench(speedup_of(slow, fast), float(np.median(slow)), float(np.median(fast)))
 
 
@@ -80,12 +83,13 @@ def _pairs(
     items: Sequence[Batch],
     seed: int,
     bound: bool | None,
+    clock: Clock,
     *,
     warm_up: bool = False,
 ) -> tuple[float, float]:
     """Mean milliseconds a batch of both models on the same batches, in an order that the seed draws."""
     runs = [timed(session, item.feeds, bound=bound) for item in items for session in (original, compiled)]
-    times = interleaved(runs, 1, warm_up=warm_up, seed=seed)[0].reshape(-1, 2).mean(axis=0)
+    times = interleaved(runs, 1, clock, warm_up=warm_up, seed=seed)[0].reshape(-1, 2).mean(axis=0)
     return float(times[0]), float(times[1])
 
 

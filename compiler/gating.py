@@ -26,6 +26,7 @@ from skipc.compiler.impact import (
     typical,
     ungated,
 )
+from skipc.compiler.latency import clock_of
 from skipc.compiler.moments import Observed
 from skipc.compiler.options import Option
 from skipc.compiler.planner import ALWAYS, NEVER, REACH, Offer, Step, Trial, best_path, threshold_at
@@ -296,7 +297,8 @@ def speed_as_shipped(
 
         def timed() -> float:
             built = open_session(model, provider=settings.provider, threads=settings.threads)
-            return compare(original, built, judged.items, budget_ms=CHOICE_MS).speedup.median
+            clock = clock_of(original, built)
+            return compare(original, built, judged.items, budget_ms=CHOICE_MS, clock=clock).speedup.median
 
         return settings.cache.recall("speed", (model, judged.key, *_as_deployed(settings)), timed)
 

@@ -11,7 +11,7 @@ import numpy as np
 from skipc.compiler.data import Batch
 from skipc.compiler.impact import typical, ungated
 from skipc.compiler.independence import decisions, dependent, imposed
-from skipc.compiler.latency import interleaved
+from skipc.compiler.latency import clock_of, interleaved
 from skipc.compiler.options import Option
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
@@ -117,7 +117,7 @@ def _half_savings(
             session.run({**item.feeds, **shut, which: half[which]} if which else {**item.feeds, **shut}, outputs)
 
     runs = [partial(run, which) for which in ("", *none[0])]
-    times = np.quantile(interleaved(runs, ROUNDS, rivals=False) / len(chosen), 0.25, axis=0)
+    times = np.quantile(interleaved(runs, ROUNDS, clock_of(session), rivals=False) / len(chosen), 0.25, axis=0)
     return {block.region.name: float(times[0] - time) for block, time in zip(blocks, times[1:], strict=True)}
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from skipc.compiler.cache import digest
 from skipc.compiler.data import Batch
 from skipc.compiler.executors import Executor, Local
-from skipc.compiler.latency import Run, interleaved
+from skipc.compiler.latency import Clock, Run, clock_of, interleaved
 from skipc.compiler.loss import Loss
 from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Instrumented, Judged, Window, opened, run_gated, shut
@@ -73,7 +73,7 @@ def ablate(
     return np.stack([outcome.losses for outcome in each]), np.stack([outcome.smooth for outcome in each])
 
 
-TIMING_BUDGET_MS = 2500.0
+TIMING_BUDGET_MS = 4000.0
 TIMED_BATCHES = 4
 LEAST_ROUNDS, MOST_ROUNDS = 4, 100
 
@@ -131,8 +131,10 @@ def _costs(
     windows = [shut(gates), *(opened(gates, [gate]) for gate in range(gates))]
     windows += [_half_open(gates, gate, threshold) for gate, threshold in halves.items()]
     runs = [_run(model.session, items, window) for window in windows]
-    pair = _lower_quartile([_run(original, items, None), runs[0]], budget_ms / len(runs), rivals=True) / len(items)
-    times = _lower_quartile(runs, budget_ms, rivals=False) / len(items)
+    clock = clock_of(original, model.session)
+    both = [_run(original, items, None), runs[0]]
+    pair = _lower_quartile(both, budget_ms / len(runs), clock, rivals=True) / len(items)
+    times = _lower_quartile(runs, budget_ms, clock, rivals=False) / len(items)
     saved = np.clip(times[0] - times[1 : 1 + gates], 0.0, pair[0])
     split = np.zeros(gates)
     for gate, half in zip(halves, times[1 + gates :], strict=True):
@@ -169,15 +171,16 @@ def _times_open(
     windows = (shut(1), opened(1, [0]))
     runs = [_run(original, items, None)]
     runs += [_run(model.session, items, window) for window in windows for model in models]
-    times = _lower_quartile(runs, budget_ms, rivals=True) / len(items)
+    clock = clock_of(original, *(model.session for model in models))
+    times = _lower_quartile(runs, budget_ms, clock, rivals=True) / len(items)
     return OpenTimes(float(times[0]), times[1 : 1 + len(models)], times[1 + len(models) :])
 
 
-def _lower_quartile(runs: Sequence[Run], budget_ms: float, *, rivals: bool) -> NDArray[np.float64]:
+def _lower_quartile(runs: Sequence[Run], budget_ms: float, clock: Clock, *, rivals: bool) -> NDArray[np.float64]:
     """Of each run's times, milliseconds [runs], over as many rounds as fit into the budget."""
-    once = interleaved(runs, 1, rivals=rivals, warm_up=False).sum() * (2 if rivals else 1)
+    once = interleaved(runs, 1, clock, rivals=rivals, warm_up=False).sum() * (2 if rivals else 1)
     rounds = int(np.clip(budget_ms / max(float(once), 1e-3), LEAST_ROUNDS, MOST_ROUNDS))
-    return np.asarray(np.quantile(interleaved(runs, rounds, rivals=rivals, warm_up=False), 0.25, axis=0))
+    return np.asarray(np.quantile(interleaved(runs, rounds, clock, rivals=rivals, warm_up=False), 0.25, axis=0))
 
 
 def _half_open(gates: int, gate: int, threshold: float) -> Window:

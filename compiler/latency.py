@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from skipc.runtime.session import Session
+
 Clock = Callable[[], float]
 """Seconds, rising."""
 
@@ -53,6 +55,16 @@ def interleaved(
             runs[which]()
             times[row, which] = (clock() - start) * 1e3
     return times
+
+
+def clock_of(*sessions: Session) -> Clock:
+    """The clock by which to choose between models, as opposed to reporting on them.
+
+    Where all work of a run is done in the caller's thread, that is the thread's processor time: other programs on the
+    machine, which may take most of its time away, add next to nothing to it. Otherwise it is the time that passes.
+    """
+    alone = all(session.provider == "cpu" and session.threads == 1 for session in sessions)
+    return time.thread_time if alone else time.perf_counter
 
 
 @dataclass(frozen=True)

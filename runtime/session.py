@@ -31,6 +31,7 @@ class Session:
         outputs: names of its outputs.
         inference: the `onnxruntime.InferenceSession` itself.
         parallel: runs that it takes at a time; 0 for as many as there are cores.
+        threads: that one run works with; with 1 all of it is done in the caller's.
     """
 
     provider: str
@@ -38,6 +39,7 @@ class Session:
     outputs: tuple[str, ...]
     inference: Any
     parallel: int = 0
+    threads: int = 0
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run the model once; all outputs by name, or only those asked for."""
@@ -94,7 +96,7 @@ def open_session(
         ) from error
     _require(session.get_providers(), wanted, provider, runtime)
     names = tuple(tuple(item.name for item in items) for items in (session.get_inputs(), session.get_outputs()))
-    return Session(provider, names[0], names[1], session)
+    return Session(provider, names[0], names[1], session, threads=threads)
 
 
 def _onnxruntime() -> Any:
