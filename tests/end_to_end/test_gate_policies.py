@@ -52,7 +52,7 @@ def inputs(samples: int, seed: int) -> Array:
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("policies")
     onnx.save(network(), folder / "m.onnx")
-    np.savez(folder / "m.calib.npz", x=inputs(800, 0))
+    np.savez(folder / "m.calib.npz", x=inputs(1000, 0))
     np.savez(folder / "fresh.npz", x=inputs(500, 1))
     return folder
 

@@ -188,3 +188,18 @@ def test_gates_with_features_along_other_axes_of_one_value_stand_alone() -> None
     turned = replace(first, region=replace(first.region, channel_axis=len(first.region.dims) - 1))
     assert groups_of([first, first]) == ((0, 1),)
     assert groups_of([first, turned]) == ((0,), (1,))
+
+
+@pytest.mark.parametrize("threshold", [None, -np.inf, np.inf])
+@pytest.mark.parametrize("network", [transformer, conv_net, mlp])
+def test_another_runtime_gives_the_same(network: Callable[..., Network], threshold: float | None) -> None:
+    """Also where a Split hands out no rows at all."""
+    example = network(opset=17)
+    _, model, blocks = gated(example, "early", "sample")
+    feeds = example.feeds(batch=BATCH)
+    limits = medians(model, blocks, feeds) if threshold is None else window(len(blocks), threshold)
+    expected = run(model, {**feeds, names.WINDOW: limits})
+    found = ReferenceEvaluator(model).run(list(expected), {**feeds, names.WINDOW: limits})
+    for name, array in zip(expected, found, strict=True):
+        # Sums of at most 36 x 16 float32 products, in another order.
+        np.testing.assert_allclose(array, expected[name], rtol=1e-4, atol=1e-5)
