@@ -139,10 +139,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _record(path: Path, run: dict[str, Any]) -> None:
-    """Add a run to a file of results; runs of one commit make one whole."""
+    """Add a run to a file of results."""
     where = circumstances(REPOSITORY)
     earlier = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
-    runs = [*(item for item in earlier if item["commit"] == where["commit"]), {"commit": where["commit"], **run}]
+    runs = [*earlier, {"commit": where["commit"], **run}]
     total = {name: sum(item["cases"] if name == "cases" else len(item["findings"]) for item in runs) for name in TOTALS}
     path.write_text(f"{json.dumps({**where, **total, 'runs': runs}, indent=1)}\n", encoding="utf-8")
 
