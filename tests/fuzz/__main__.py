@@ -62,6 +62,7 @@ class Worker:
 
     def _answers(self, patience_s: float) -> bool:
         """Wait until there is an answer, or no more hope for one."""
+        assert self._process.stdout
         asked, busy = time.monotonic(), self._busy_s()
         while not select.select([self._process.stdout], [], [], 1.0)[0]:
             waited = time.monotonic() - asked
