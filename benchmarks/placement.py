@@ -28,7 +28,7 @@ SUBJECTS = (
 )
 """Recipe, file, and the extent of open axes behind the first."""
 
-LOADS, PAIRS = 7, 60
+LOADS, PAIRS = 5, 24
 
 
 def run(bench: Workbench) -> Json:

@@ -42,11 +42,17 @@ AFTERWARDS = """A compiled file survives a tool if the result loads and runs in 
 plan and certificate, and gives the compiled file's outputs with all gates shut and with all open, as far as the
 tool's number format allows (1e-5 in float32, 5e-3 in float16, 5e-2 in 8 bits, relative to the output's largest value).
 
-onnxslim, onnxsim and ONNX Runtime's float16 converter leave the gates as they are. Dynamic quantization does not: ONNX
-Runtime's quantizer takes `skipc.thresholds` for an embedding, as `Gather` reads it, and rounds the thresholds to 8
-bits, so that gates decide otherwise. Told to leave `Gather` alone it does no harm, but little good either, since it
-passes over what is inside a branch. So quantize first and compile last: regions of quantized graphs are found (above).
-No certificate holds for a file whose numbers were changed after it was compiled; `skipc verify` measures anew.
+onnxslim, onnxsim and ONNX Runtime's float16 converter leave decisions as they are. Dynamic quantization is to be used
+with care: every `If` and the thresholds survive, but the product that gives a gate's score is rounded to 8 bits as any
+other, so that a score near its threshold may fall on the other side; and as the quantizer passes over what is inside a
+branch, little is gained. So quantize first and compile last: regions of quantized graphs are found (above). No
+certificate holds for a file whose numbers were changed after it was compiled; `skipc verify` measures anew.
+"""
+
+
+QUANTIZED = """Where graphs of int8 between QuantizeLinear and DequantizeLinear are off in ONNX Runtime Web, it is by a
+few quantization steps: its optimisations fuse other products than in the original. With them off both give the same,
+bit for bit.
 """
 
 
@@ -84,6 +90,7 @@ def page(rows: Sequence[Row], after: Sequence[After]) -> str:
             *(_refused(row) for row in refused),
             "\n## Every no\n",
             OPENVINO,
+            QUANTIZED,
             *notes,
             "\n## Other tools on a compiled file\n",
             AFTERWARDS,

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +23,16 @@ from tests.fuzz.worker import bases, case
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOTALS = ("cases", "findings")
+CLOCKS = Path("/proc")
 
 LONGEST_S = 10.0
+"""Of work on one case; on a busy machine its answer may take longer."""
 
 START_S = 60.0
 """A worker imports everything and builds its models before its first answer."""
+
+LOCKED_S = 180.0
+"""Without an answer, whether it works or waits."""
 
 
 class Worker:
@@ -44,15 +51,32 @@ class Worker:
         assert self._process.stdout
         self._process.stdin.write(f"{number}\n")
         self._process.stdin.flush()
-        ready, _, _ = select.select([self._process.stdout], [], [], self._patience)
-        self._patience = LONGEST_S
-        if not ready:
+        if not self._answers(self._patience):
             self.end()
-            return f"no answer within {LONGEST_S:g} s"
+            return f"no answer within {self._patience:g} s of work"
+        self._patience = LONGEST_S
         line = self._process.stdout.readline()
         if not line:
             return f"the process died with {self._process.wait()}"
         return line.strip()
+
+    def _answers(self, patience_s: float) -> bool:
+        """Wait until there is an answer, or no more hope for one."""
+        assert self._process.stdout
+        asked, busy = time.monotonic(), self._busy_s()
+        while not select.select([self._process.stdout], [], [], 1.0)[0]:
+            waited = time.monotonic() - asked
+            if waited > LOCKED_S or (self._busy_s() - busy if CLOCKS.exists() else waited) > patience_s:
+                return False
+        return True
+
+    def _busy_s(self) -> float:
+        """Processor time that the worker has used so far; 0 where the system does not tell."""
+        path = CLOCKS / str(self._process.pid) / "stat"
+        if not path.exists():
+            return 0.0
+        ticks = path.read_text(encoding="utf-8").rpartition(")")[2].split()[11:13]
+        return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
     @property
     def alive(self) -> bool:
@@ -116,10 +140,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _record(path: Path, run: dict[str, Any]) -> None:
-    """Add a run to a file of results; runs of one commit make one whole."""
+    """Add a run to a file of results."""
     where = circumstances(REPOSITORY)
     earlier = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
-    runs = [*(item for item in earlier if item["commit"] == where["commit"]), {"commit": where["commit"], **run}]
+    runs = [*earlier, {"commit": where["commit"], **run}]
     total = {name: sum(item["cases"] if name == "cases" else len(item["findings"]) for item in runs) for name in TOTALS}
     path.write_text(f"{json.dumps({**where, **total, 'runs': runs}, indent=1)}\n", encoding="utf-8")
 
