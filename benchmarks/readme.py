@@ -238,10 +238,12 @@ def _cuda_table(result: Result | None) -> Iterator[str]:
         yield f"| {network}, {dtype}, policy {name} | {' | '.join(cells)} | {shut} |"
 
 
-def _origin(results: Mapping[str, Result]) -> str:
-    """Machines and versions, each with what was measured on it last."""
+def _origin(results: Mapping[str, Result], folder: str = "benchmarks") -> str:
+    """Machines and versions, each with what was measured on its CPU."""
     found: dict[str, list[str]] = {}
     for name, result in results.items():
+        if name.startswith("cuda"):
+            continue
         machine, version = result["machine"], result["versions"].get("onnxruntime", "?")
         what = f"{machine['cores']} cores of {machine['cpu']} with ONNX Runtime {version} on the CPU"
         found.setdefault(what, []).append(name)
@@ -249,7 +251,7 @@ def _origin(results: Mapping[str, Result]) -> str:
     several = len(found) > 1
     named = {what: f" ({', '.join(names)})" if several else "" for what, names in found.items()}
     parts = [f"{what}, {dates[what]}{named[what]}" for what in found]
-    return f"Measured on {'; on '.join(parts)}; [benchmarks](benchmarks/README.md) says how."
+    return f"Measured on {'; on '.join(parts)}; [benchmarks]({folder}/README.md) says how."
 
 
 if __name__ == "__main__":
