@@ -239,14 +239,19 @@ def _cuda_table(result: Result | None) -> Iterator[str]:
 
 
 def _origin(results: Mapping[str, Result], folder: str = "benchmarks") -> str:
-    """Machine and versions; of the result on the CPU that was measured last, where they differ."""
-    here = [result for name, result in results.items() if not name.startswith("cuda")]
-    last = max(here, key=lambda result: str(result["date"]))
-    machine, version = last["machine"], last["versions"].get("onnxruntime", "?")
-    return (
-        f"Measured on {machine['cores']} cores of {machine['cpu']} with ONNX Runtime {version} on the CPU, "
-        f"{last['date'][:10]}; [benchmarks]({folder}/README.md) says how."
-    )
+    """Machines and versions, each with what was measured on its CPU."""
+    found: dict[str, list[str]] = {}
+    for name, result in results.items():
+        if name.startswith("cuda"):
+            continue
+        machine, version = result["machine"], result["versions"].get("onnxruntime", "?")
+        what = f"{machine['cores']} cores of {machine['cpu']} with ONNX Runtime {version} on the CPU"
+        found.setdefault(what, []).append(name)
+    dates = {what: max(str(results[name]["date"])[:10] for name in names) for what, names in found.items()}
+    several = len(found) > 1
+    named = {what: f" ({', '.join(names)})" if several else "" for what, names in found.items()}
+    parts = [f"{what}, {dates[what]}{named[what]}" for what in found]
+    return f"Measured on {'; on '.join(parts)}; [benchmarks]({folder}/README.md) says how."
 
 
 if __name__ == "__main__":

@@ -27,9 +27,9 @@ from skipc.passes.eight_bits import KIND
 from skipc.runtime.plan import Bypass
 
 CONFIDENCE = 0.95
-CERTIFYING = 200
-PASSAGES = 40
-ROUNDS = 24
+CERTIFYING = 150
+PASSAGES = 24
+ROUNDS = 16
 THREADS = (1, 2)
 WHICH = {"feed-forward": ("feed-forward",), "feed-forward and attention": ("feed-forward", "attention")}
 

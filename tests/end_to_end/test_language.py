@@ -39,7 +39,7 @@ def log_perplexity(model: Path, ids: np.ndarray[tuple[int, ...], np.dtype[np.int
 def test_a_language_model_keeps_to_its_perplexity(folder: Path) -> None:
     out = folder / "lm.skip.onnx"
     words = ["--loss", "perplexity", "--risk", RISK, "--bypass", "int8", "--granularity", "batch"]
-    words += ["--output-format", "json"]
+    words += ["--max-growth", 0.3, "--output-format", "json"]
     ran = invoke("compile", folder / "lm.onnx", "-o", out, "--data", folder / "calib.npz", *words)
     gained_or_said_why(ran)
     if ran.code == 1:
