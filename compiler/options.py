@@ -38,16 +38,36 @@ def affordable_options(options: Iterable[Option], limit: float, most_bytes: floa
     """The best options whose bypasses together add at most so many bytes to the file.
 
     A price of bytes, the same for all regions, is taken off what each option saves, and raised until they fit: cheaper
-    kinds take the place of dear ones, and what saves little for its size goes. Regions that overlap count once.
+    kinds take the place of dear ones, and what saves little for its size goes. Blocks that are alike change over at one
+    price all together, so that the last step may leave much room: it is filled with what was chosen before it, what
+    is worth most for its size first. Regions that overlap count once.
     """
     offered = tuple(options)
+    dearer: tuple[Option, ...] = ()
     for price in _byte_prices(offered):
         charged = [replace(option, saved_ms=option.saved_ms - price * option.growth) for option in offered]
-        chosen = best_options(charged, limit)
-        if sum(option.growth for option in without_overlap(chosen, limit)) <= most_bytes:
-            pairs = list(zip(charged, offered, strict=True))
-            return tuple(next(own for paid, own in pairs if paid is option) for option in chosen)
-    return best_options([option for option in offered if option.growth == 0], limit)
+        own = {id(paid): option for paid, option in zip(charged, offered, strict=True)}
+        chosen = tuple(own[id(option)] for option in best_options(charged, limit))
+        if _growth(chosen, limit) <= most_bytes:
+            return _filled(chosen, dearer, limit, most_bytes)
+        dearer = chosen
+    return _filled(best_options([item for item in offered if item.growth == 0], limit), dearer, limit, most_bytes)
+
+
+def _growth(options: Sequence[Option], limit: float) -> int:
+    return sum(option.growth for option in without_overlap(options, limit))
+
+
+def _filled(
+    options: tuple[Option, ...], dearer: Sequence[Option], limit: float, most_bytes: float
+) -> tuple[Option, ...]:
+    """Options with as many of the dearer ones in their places as fit, as long as each of them is worth more."""
+    for option in sorted(dearer, key=lambda option: -option.worth(limit) / max(1, option.growth)):
+        others = tuple(item for item in options if item.region.name != option.region.name)
+        replaced = max((item.worth(limit) for item in options if item.region.name == option.region.name), default=0.0)
+        if option.worth(limit) > replaced and _growth((*others, option), limit) <= most_bytes:
+            options = (*others, option)
+    return options
 
 
 def _byte_prices(options: Sequence[Option]) -> Iterator[float]:

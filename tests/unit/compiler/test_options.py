@@ -138,3 +138,15 @@ def test_no_choice_is_larger_than_asked() -> None:
         ]
         most = int(random.integers(1, 3000))
         assert sum(option.growth for option in affordable_options(offered, LIMIT, most)) <= most
+
+
+def test_of_blocks_that_are_alike_as_many_grow_as_fit() -> None:
+    alike = [replace(option(name, 0.01, 1.0), growth=400) for name in "abc"]
+    assert len(affordable_options(alike, LIMIT, 900)) == 2
+
+
+def test_a_cheap_kind_gives_way_to_a_better_one_where_there_is_room() -> None:
+    better = [replace(option(name, 0.005, 1.0, kind="narrow"), growth=400) for name in "abc"]
+    cheap = [replace(option(name, 0.03, 1.1), growth=40) for name in "abc"]
+    chosen = affordable_options([*better, *cheap], 0.02, 900)
+    assert sum(item.bypass.kind == "narrow" for item in chosen) == 2
