@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from skipc.compiler.alike import evened
 from skipc.compiler.data import Batch
 from skipc.compiler.fit import fit_bypass
 from skipc.compiler.gradient import Gradients
@@ -171,7 +172,7 @@ def _measure(
     session = instrument(surveyed.model, blocks, surveyed.executor)
     losses = ablate(session, judged, loss, progress)[0].mean(axis=1)
     timed = session if is_plain(settings) else instrument_for(surveyed.model, blocks, settings)
-    costs = measure_costs(original, timed, typical(judged.items))
+    costs = evened(measure_costs(original, timed, typical(judged.items)), blocks, surveyed.model)
     rows = zip(blocks, losses, costs.saved, growths(surveyed.model, blocks), strict=True)
     return [
         Option(block.region, block.bypass, float(lost), float(ms), growth) for block, lost, ms, growth in rows

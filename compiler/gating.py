@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from skipc.compiler.alike import evened
 from skipc.compiler.bench import CHOICE_MS, compare
 from skipc.compiler.calibrate import p_value
 from skipc.compiler.certify import Claim
@@ -243,7 +244,7 @@ def _with_path(
     }
     timed = instrument_for(surveyed.model, blocks, settings)
     items = typical(judged.items)
-    costs = measure_costs(original, timed, items, halves, 2 * TIMING_BUDGET_MS)
+    costs = evened(measure_costs(original, timed, items, halves, 2 * TIMING_BUDGET_MS), blocks, surveyed.model)
     measured = tuple(
         replace(
             block,

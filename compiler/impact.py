@@ -134,7 +134,7 @@ def _costs(
     clock = clock_of(original, model.session)
     both = [_run(original, items, None), runs[0]]
     pair = _lower_quartile(both, budget_ms / len(runs), clock, rivals=True) / len(items)
-    times = _lower_quartile(runs, budget_ms, clock, rivals=False) / len(items)
+    times = _lower_quartile(runs, budget_ms, clock, rivals=True) / len(items)
     saved = np.clip(times[0] - times[1 : 1 + gates], 0.0, pair[0])
     split = np.zeros(gates)
     for gate, half in zip(halves, times[1 + gates :], strict=True):
@@ -176,11 +176,18 @@ def _times_open(
     return OpenTimes(float(times[0]), times[1 : 1 + len(models)], times[1 + len(models) :])
 
 
-def _lower_quartile(runs: Sequence[Run], budget_ms: float, clock: Clock, *, rivals: bool) -> NDArray[np.float64]:
-    """Of each run's times, milliseconds [runs], over as many rounds as fit into the budget."""
-    once = interleaved(runs, 1, clock, rivals=rivals, warm_up=False).sum() * (2 if rivals else 1)
+def _lower_quartile(
+    runs: Sequence[Sequence[Run]], budget_ms: float, clock: Clock, *, rivals: bool
+) -> NDArray[np.float64]:
+    """Of the times of each model's runs, summed up: milliseconds [models], over as many rounds as fit into the budget.
+
+    The quartile is taken run by run, so that what disturbs one batch does not spoil a round of all of them.
+    """
+    flat = [run for each in runs for run in each]
+    once = interleaved(flat, 1, clock, rivals=rivals, warm_up=False).sum() * (2 if rivals else 1)
     rounds = int(np.clip(budget_ms / max(float(once), 1e-3), LEAST_ROUNDS, MOST_ROUNDS))
-    return np.asarray(np.quantile(interleaved(runs, rounds, clock, rivals=rivals, warm_up=False), 0.25, axis=0))
+    times = interleaved(flat, rounds, clock, rivals=rivals, warm_up=False).reshape(rounds, len(runs), -1)
+    return np.asarray(np.quantile(times, 0.25, axis=0).sum(axis=1))
 
 
 def _half_open(gates: int, gate: int, threshold: float) -> Window:
@@ -205,15 +212,9 @@ def time_shares(model: onnx.ModelProto, regions: Sequence[Region], feeds: Mappin
     return {region.name: float(saved / costs.original) for region, saved in zip(regions, costs.saved, strict=True)}
 
 
-def _run(session: Session, items: Sequence[Batch], window: Window | None) -> Run:
+def _run(session: Session, items: Sequence[Batch], window: Window | None) -> list[Run]:
     extra: dict[str, Array] = {} if window is None else {names.WINDOW: window}
-    each = [timed(session, {**item.feeds, **extra}) for item in items]
-
-    def run() -> None:
-        for item in each:
-            item()
-
-    return run
+    return [timed(session, {**item.feeds, **extra}) for item in items]
 
 
 def typical(items: Sequence[Batch]) -> tuple[Batch, ...]:
