@@ -40,7 +40,7 @@ from skipc.compiler.token_fit import Rows, observe_tokens
 from skipc.passes.base import run_passes
 from skipc.passes.flow import Flow
 from skipc.passes.gate import decides_by_row, is_by_token
-from skipc.passes.inject import InjectGates
+from skipc.passes.inject import InjectGates, ReplaceRegions
 from skipc.passes.policy import with_policy
 from skipc.passes.window import LevelWindow
 from skipc.runtime.plan import Block, Gate
@@ -244,7 +244,10 @@ def _with_path(
     }
     timed = instrument_for(surveyed.model, blocks, settings)
     items = typical(judged.items)
-    costs = evened(measure_costs(original, timed, items, halves, 2 * TIMING_BUDGET_MS), blocks, surveyed.model)
+    replaced = run_passes(surveyed.model, [ReplaceRegions(tuple(blocks))])
+    static = open_session(replaced.SerializeToString(), provider=settings.provider, threads=settings.threads)
+    costs = measure_costs(original, timed, items, halves, 2 * TIMING_BUDGET_MS, static)
+    costs = evened(costs, blocks, surveyed.model)
     measured = tuple(
         replace(
             block,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -85,10 +85,12 @@ class Costs:
     Attributes:
         original: of the original.
         all_shut: of the instrumented model when nothing is bypassed.
-        saved: by bypassing each block alone, [gates].
+        saved: by bypassing each block alone, [gates]; where the static model was timed as well, less what nodes are
+            slower in a branch than outside.
         split: what it costs to run a block for some rows beside the share of `saved` that this gives, [gates]; zero
             for gates that decide on whole batches.
-        gate: what one gate costs at least, zero where it cannot be told from noise.
+        gate: what one gate costs, zero where it cannot be told from noise; where the static model was not timed, with
+            what nodes are slower in a branch.
     """
 
     original: float
@@ -104,6 +106,7 @@ def measure_costs(
     items: Sequence[Batch],
     halves: Mapping[int, float] | None = None,
     budget_ms: float = TIMING_BUDGET_MS,
+    static: Session | None = None,
 ) -> Costs:
     """Time the original, the instrumented model with every gate shut, and with one gate open at a time.
 
@@ -115,9 +118,24 @@ def measure_costs(
         items: to run.
         halves: for gates that decide row by row, a threshold that about half of the rows stay below.
         budget_ms: that timing may take, where a handful of rounds fits into it.
+        static: the same bypasses without gates: beside it the model with every gate open tells what gates cost by
+            themselves, and the model with every gate shut what else branches cost.
     """
-    parts = (model.key, items, halves, budget_ms)
-    return model.cache.recall("costs", parts, lambda: _costs(original, model, items, halves, budget_ms))
+    parts = (model.key, items, halves, budget_ms, static is not None)
+    costs = model.cache.recall("costs", parts, lambda: _costs(original, model, items, halves, budget_ms))
+    if static is None:
+        return costs
+    gate = model.cache.recall("gate", parts, lambda: _gate_ms(static, model, items, budget_ms / 4))
+    branch = max(0.0, costs.gate - gate)
+    return replace(costs, gate=gate, saved=np.maximum(0.0, costs.saved - branch))
+
+
+def _gate_ms(static: Session, model: Instrumented, items: Sequence[Batch], budget_ms: float) -> float:
+    """What one gate costs, milliseconds a batch: with all of them open, beside the same bypasses without gates."""
+    window = opened(model.gates, range(model.gates))
+    runs = [_run(static, items, None), _run(model.session, items, window)]
+    without, gated = _lower_quartile(runs, budget_ms, clock_of(static, model.session), rivals=True) / len(items)
+    return max(0.0, float(gated - without)) / max(1, model.gates)
 
 
 def _costs(
