@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skipc.compiler.alike import evened
 from skipc.compiler.data import Batch
@@ -16,12 +17,13 @@ from skipc.compiler.growth import growths, most_bytes
 from skipc.compiler.impact import Costs, ablate, instrument, instrument_for, is_plain, measure_costs, typical, ungated
 from skipc.compiler.loss import Loss
 from skipc.compiler.moments import Observed, observe
-from skipc.compiler.narrow_fit import HiddenMoments, fit_narrow, observe_hidden
-from skipc.compiler.options import Option, affordable_options, in_graph_order, lesser_half, without_overlap
+from skipc.compiler.narrow_fit import HiddenMoments, narrow_ladder, observe_hidden
+from skipc.compiler.options import Option, in_graph_order, lesser_half, without_overlap
 from skipc.compiler.progress import SILENT, Progress
-from skipc.compiler.running import Judged
+from skipc.compiler.running import Instrumented, Judged, opened, run_gated
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
+from skipc.compiler.together import chosen_together
 from skipc.passes.eight_bits import KIND as EIGHT_BITS
 from skipc.passes.eight_bits import has_products
 from skipc.passes.flow import Flow
@@ -31,6 +33,16 @@ from skipc.runtime.plan import Block, Bypass
 from skipc.runtime.session import Session
 
 ABLATION_UNITS = 150
+
+SCREEN_UNITS = 30
+"""Units that every option is tried on; the rest only judges those that may be bypassed often."""
+
+HOPELESS = 2.0
+"""Options that lose more than this multiple of the limit on the first units are not measured more exactly."""
+
+SPREADS = 3.0
+"""Standard errors by which they must."""
+
 AUTO_KINDS = tuple(kind for kind in KINDS if kind != EIGHT_BITS)
 """What ``auto`` chooses from: in 8 bits nothing is left out but precision, which is for the user to ask for."""
 
@@ -69,12 +81,14 @@ class Candidates:
 
     Attributes:
         chosen: one option for each region to gate, in graph order, without overlaps.
+        steady: names of those regions that together keep to the limit when they are always bypassed.
         impacts: of all regions that were measured.
         gradients: how the gradient measure came about.
         original_ms: median latency of the original on the timed batches.
     """
 
     chosen: tuple[Option, ...]
+    steady: frozenset[str]
     impacts: tuple[Impact, ...]
     gradients: Gradients
     original_ms: float
@@ -113,6 +127,7 @@ def measure_candidates(
 ) -> Candidates:
     """Ablate and time every region on every kind of bypass asked for."""
     few = judged.first(loss.enough(ABLATION_UNITS))
+    position = {node.name: i for i, node in enumerate(surveyed.model.graph.node)}
     options: list[Option] = []
     original_ms: list[float] = []
     for blocks, own in progress.each(_rungs(surveyed, studied, settings)):
@@ -120,15 +135,21 @@ def measure_candidates(
         options += found
         original_ms.append(costs.original)
     middle = float(np.median(original_ms)) if original_ms else 0.0
-    best = affordable_options(options, settings.risk, most_bytes(surveyed.model, settings.max_growth))
+
+    def joint(chosen: Sequence[Option]) -> float:
+        blocks = [ungated(option.region, option.bypass) for option in in_graph_order(chosen, position)]
+        model = instrument(surveyed.model, blocks, surveyed.executor)
+        return run_gated(model, opened(len(blocks), range(len(blocks))), few, loss).mean
+
+    together = chosen_together(options, settings.risk, most_bytes(surveyed.model, settings.max_growth), joint)
+    best = together.options
     impacts = tuple(_impact(option, studied.activations[option.region.name], gradients, middle) for option in best)
     if settings.impact == "activation":
         best = lesser_half(best, {name: observed.influence for name, observed in studied.activations.items()})
     elif settings.impact == "gradient":
         best = lesser_half(best, gradients.impact)
-    position = {node.name: i for i, node in enumerate(surveyed.model.graph.node)}
     chosen = in_graph_order(without_overlap(best, settings.risk), position)
-    return Candidates(chosen, impacts, gradients, middle)
+    return Candidates(chosen, together.steady, impacts, gradients, middle)
 
 
 def _rungs(surveyed: Surveyed, studied: Studied, settings: Settings) -> list[list[Block]]:
@@ -143,7 +164,7 @@ def _rungs(surveyed: Surveyed, studied: Studied, settings: Settings) -> list[lis
     if EIGHT_BITS in kinds:
         found.append(_in_8_bits(surveyed))
     narrow = {
-        name: settings.cache.recall("narrow", (moments,), partial(fit_narrow, moments))
+        name: settings.cache.recall("narrow", (moments,), partial(narrow_ladder, moments))
         for name, moments in studied.hidden.items()
     }
     regions = [region for region in surveyed.survey.blocks if region.name in narrow]
@@ -170,13 +191,29 @@ def _measure(
     progress: Progress,
 ) -> tuple[list[Option], Costs]:
     session = instrument(surveyed.model, blocks, surveyed.executor)
-    losses = ablate(session, judged, loss, progress)[0].mean(axis=1)
+    losses = _mean_losses(session, judged, loss, HOPELESS * settings.risk, progress)
     timed = session if is_plain(settings) else instrument_for(surveyed.model, blocks, settings)
     costs = evened(measure_costs(original, timed, typical(judged.items)), blocks, surveyed.model)
     rows = zip(blocks, losses, costs.saved, growths(surveyed.model, blocks), strict=True)
     return [
         Option(block.region, block.bypass, float(lost), float(ms), growth) for block, lost, ms, growth in rows
     ], costs
+
+
+def _mean_losses(
+    model: Instrumented, judged: Judged, loss: Loss, hopeless: float, progress: Progress
+) -> NDArray[np.float64]:
+    """Mean loss of bypassing each block alone, [gates]; roughly where even a few units show it to be hopeless."""
+    found = ablate(model, judged.first(SCREEN_UNITS), loss, progress.part(0.0, 0.3))[0]
+    means = found.mean(axis=1)
+    if found.shape[1] >= judged.units:
+        return np.asarray(means)
+    errors = found.std(axis=1) / np.sqrt(found.shape[1])
+    hopeful = np.flatnonzero(means - SPREADS * errors <= hopeless)
+    for gate, own in progress.part(0.3, 1.0).each([int(gate) for gate in hopeful]):
+        means[gate] = run_gated(model, opened(model.gates, [gate]), judged, loss).mean
+        own.to(1.0)
+    return np.asarray(means)
 
 
 def _impact(option: Option, observed: Observed, gradients: Gradients, original_ms: float) -> Impact:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -103,6 +103,7 @@ def gate_options(
     surveyed: Surveyed,
     original: Session,
     options: Sequence[Option],
+    steady: Collection[str],
     evidence: Evidence,
     claim: Claim,
     settings: Settings,
@@ -111,6 +112,17 @@ def gate_options(
     """Fit a gate for each option, lay the path on *fit*, and drop the gates that it never opens within the limit.
 
     Where several gate policies are to be measured this is done for each, and the fastest within the risk is kept.
+    Gates for several regions at once are for those that can always be bypassed together: the others need a gate each.
+
+    Args:
+        surveyed: the original.
+        original: opened as it will be deployed.
+        options: one for each region, in graph order.
+        steady: names of the regions that together keep to the limit when they are always bypassed.
+        evidence: what gates are fitted on.
+        claim: to be certified.
+        settings: of the compilation.
+        progress: of this stage.
     """
     judged = evidence.judged
     parts = (surveyed.model, options, evidence.joined, judged.key, *_as_deployed(settings))
@@ -123,13 +135,17 @@ def gate_options(
     pooled = {option.region.entry: evidence.observed[option.region.name].pooled for option in options}
     flow = Flow.of(surveyed.model.graph)
     policies = policies_of(settings)
+    several = [block for block in unread if block.region.name in steady] if len(policies) > 1 else unread
+    plain: dict[str, tuple[Block, ...]] = {}
+    for policy in policies:
+        blocks = with_policy(several if policy == "merged" else unread, policy, flow)
+        if blocks and not any(_alike(blocks, others) for others in plain.values()):
+            plain[policy] = blocks
     found: dict[str, Gated] = {}
-    for number, policy in enumerate(policies):
-        share = progress.part(number / len(policies), (number + 1) / len(policies))
-        plain = with_policy(unread, policy, flow)
-        found[policy] = _gated(surveyed, original, plain, pooled, evidence, claim, settings, share)
-    if len(policies) == 1:
-        return found[policies[0]]
+    for policy, own in progress.each(list(plain)):
+        found[policy] = _gated(surveyed, original, plain[policy], pooled, evidence, claim, settings, own)
+    if len(found) == 1:
+        return next(iter(found.values()))
     speed = speed_as_shipped(surveyed, original, judged, settings)
     paths = {policy: item.path for policy, item in found.items()}
 
@@ -138,6 +154,12 @@ def gate_options(
 
     best, note = fastest(paths, claim.limit, 1.0 - claim.confidence, speed_of)
     return replace(found[best], note=note)
+
+
+def _alike(blocks: Sequence[Block], others: Sequence[Block]) -> bool:
+    """Whether the same regions have gates that read the same."""
+    first, second = ([(block.region.name, block.gate.reading) for block in each] for each in (blocks, others))
+    return first == second
 
 
 def _gated(

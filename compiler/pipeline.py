@@ -193,7 +193,8 @@ def _laid(ground: _Ground, settings: Settings, console: Console) -> Laid:
         )
     _require_candidates(candidates)
     with measuring(console, "fitting gates and laying the path", cache) as progress:
-        gated = gate_options(surveyed, original, candidates.chosen, ground.evidence, claim, settings, progress)
+        chosen, steady = candidates.chosen, candidates.steady
+        gated = gate_options(surveyed, original, chosen, steady, ground.evidence, claim, settings, progress)
         gated = with_second_look(surveyed, original, ground.evidence, gated, claim, settings)
     return Laid(candidates, gated)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from skipc.compiler.planner import Step, boldest
+from skipc.compiler.planner import ALWAYS, GATED_WORTH, Step, boldest
 from skipc.compiler.settings import Settings
 from skipc.passes.policy import POLICIES
 
@@ -12,9 +12,15 @@ AUTO = "auto"
 """In place of a policy: the one that gains most."""
 
 
+ON_CPU = ("block", "merged")
+"""What is measured on the CPU, where reading an earlier value gains nothing, and fewer gates do."""
+
+
 def policies_of(settings: Settings) -> tuple[str, ...]:
     """The policies to measure; a single one is taken unmeasured. On a GPU, where a gate costs a wait, all of them."""
-    asked = settings.gate_policy or (AUTO if settings.provider == "cuda" else POLICIES[0])
+    asked = settings.gate_policy or (AUTO if settings.provider == "cuda" else "")
+    if not asked:
+        return ON_CPU
     return POLICIES if asked == AUTO else (asked,)
 
 
@@ -22,6 +28,8 @@ def fastest(
     paths: Mapping[str, Sequence[Step]], limit: float, delta: float, speed: Callable[[str, Step], float]
 ) -> tuple[str, str]:
     """The policy whose boldest configuration within the risk runs fastest, and a sentence that says so.
+
+    A configuration without gates has to be faster by as much as the planner asks for (`GATED_WORTH`).
 
     Args:
         paths: by policy; the first of equals is taken.
@@ -31,6 +39,10 @@ def fastest(
     """
     steps = {policy: boldest(path, limit, delta) for policy, path in paths.items()}
     speeds = {policy: speed(policy, step) if step else 1.0 for policy, step in steps.items()}
-    best = max(speeds, key=lambda policy: speeds[policy])
+    best = max(speeds, key=lambda policy: speeds[policy] * (GATED_WORTH if _is_static(steps[policy]) else 1.0))
     found = ", ".join(f"{policy} {value:.3f}x" for policy, value in speeds.items())
     return best, f"gate policy {best}: {found} on *fit*"
+
+
+def _is_static(step: Step | None) -> bool:
+    return step is not None and all(abs(limit) == ALWAYS for limit in step.thresholds)

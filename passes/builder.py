@@ -25,10 +25,18 @@ PACKED = ("int4", "uint4")
 
 @dataclass(frozen=True)
 class Fragment:
-    """New nodes with the initializers that they read."""
+    """New nodes with the initializers that they read.
+
+    Attributes:
+        nodes: in an order that they can run in.
+        initializers: read by them, or by what computes weights.
+        weights: nodes that compute weights from constants alone, which runtimes do once, when they load the model. They
+            belong into the graph around the branches.
+    """
 
     nodes: tuple[onnx.NodeProto, ...]
     initializers: tuple[onnx.TensorProto, ...]
+    weights: tuple[onnx.NodeProto, ...] = ()
 
 
 class Builder:

@@ -17,7 +17,7 @@ from skipc.passes.flow import Flow, NodeSet, members, node_inputs, node_set
 from skipc.passes.heads import hidden_of
 from skipc.passes.narrow import Hidden, Narrowed, constants_of, narrowed
 from skipc.passes.normalize import copied_node
-from skipc.passes.placement import for_branch
+from skipc.passes.placement import SUB_BYTE, for_branch
 from skipc.passes.products import Form, form_of
 from skipc.passes.surrogate import Formats, write_bypass
 from skipc.runtime import names
@@ -139,27 +139,33 @@ class Cut:
         own -= {item.name for item in graph.input} | self.flow.graph_outputs | kept
         return take(graph.initializer, own, own)
 
-    def bypass(self, block: Block, opset: int) -> Fragment:
-        """The nodes of a bypass with a copy of the region's tail; they write the value `names.bypass`."""
+    def bypass(self, block: Block, opset: int, *, alone: bool = False) -> Fragment:
+        """The nodes of a bypass with a copy of the region's tail; they write the value `names.bypass`.
+
+        Args:
+            block: of the region.
+            opset: to write for.
+            alone: whether the region itself goes, so that its weights are not there to take parts from.
+        """
         if block.bypass.parts:
-            return self._chained(block, opset)
+            return self._chained(block, opset, alone)
         if block.bypass.kind == EIGHT_BITS:
             return self._in_8_bits(block.region, opset)
         region, prefix = block.region, names.bypass(block.region.name)
         builder = Builder(prefix, opset)
-        narrow = self._narrowed(block)
+        narrow = self._narrowed(block, alone)
         formats = Formats(narrow.entry if narrow.nodes else self._entry(region), narrow.hidden)
         written = write_bypass(builder, region, block.bypass, narrow.value, formats)
         if not region.tail or block.bypass.kind == "identity":
             builder.op("Identity", [written], output=prefix)
             fragment = builder.fragment()
-            return Fragment((*narrow.nodes, *fragment.nodes), (*narrow.initializers, *fragment.initializers))
+            return _behind(narrow, fragment)
         inside = [self.flow.nodes[self.position[name]] for name in region.tail]
         new = {region.merge: written, region.exit: prefix}
         new |= {name: f"{prefix}/tail/{name}" for node in inside for name in node.output if name and name not in new}
         fragment = builder.fragment()
         tail = [renamed(node, new, f"{prefix}/tail") for node in inside]
-        return Fragment((*narrow.nodes, *fragment.nodes, *tail), (*narrow.initializers, *fragment.initializers))
+        return _behind(narrow, Fragment((*fragment.nodes, *tail), fragment.initializers))
 
     def _in_8_bits(self, region: Region, opset: int) -> Fragment:
         """A copy of the whole region, tail included, with its products in 8 bits."""
@@ -169,28 +175,39 @@ class Cut:
         new = {name: f"{prefix}/copy/{name}" for name in written} | {region.exit: prefix}
         return in_8_bits(self.flow, self.constants, inside, new, prefix, opset)
 
-    def _chained(self, block: Block, opset: int) -> Fragment:
+    def _chained(self, block: Block, opset: int, alone: bool) -> Fragment:
         """The bypasses of a chain's parts, each of which reads what the one before it writes."""
         nodes: list[onnx.NodeProto] = []
         tensors: list[onnx.TensorProto] = []
+        weights: list[onnx.NodeProto] = []
         new: dict[str, str] = {}
         for part in parts_of(block):
-            fragment = self.bypass(part, opset)
+            fragment = self.bypass(part, opset, alone=alone)
             written = names.bypass(part.region.name)
             last = {written: names.bypass(block.region.name)} if part.region.exit == block.region.exit else {}
             nodes += [renamed(node, {**new, **last}) for node in fragment.nodes]
             tensors += fragment.initializers
+            weights += fragment.weights
             new = {part.region.exit: written}
-        return Fragment(tuple(nodes), tuple(tensors))
+        return Fragment(tuple(nodes), tuple(tensors), tuple(weights))
 
-    def _narrowed(self, block: Block) -> Narrowed:
+    def _narrowed(self, block: Block, alone: bool) -> Narrowed:
         """The hidden layer of a narrow bypass; nothing for other kinds."""
         if block.bypass.kind != "narrow":
             return Narrowed()
         hidden = self._hidden(block.region)
         units = block.bypass.arrays["units"]
         entry = self._entry(block.region)
-        return narrowed(self.flow, self.constants, hidden, units, names.bypass(block.region.name), entry)
+        referable = frozenset[str]() if alone else self._referable(block.region, hidden)
+        return narrowed(self.flow, self.constants, hidden, units, names.bypass(block.region.name), entry, referable)
+
+    def _referable(self, region: Region, hidden: Hidden) -> frozenset[str]:
+        """Weights that stay in the graph around the branches."""
+        graph = self.model.graph
+        elem_types = {item.name: item.data_type for item in graph.initializer}
+        nodes = [self.flow.nodes[i] for i in members(hidden.nodes)]
+        theirs = {item.name for item in graph.input} | for_branch(nodes, region.weights, elem_types)
+        return frozenset(name for name, elem_type in elem_types.items() if elem_type not in SUB_BYTE) - theirs
 
     def _entry(self, region: Region) -> Form | None:
         """How a region writes products of its entry value."""
@@ -201,6 +218,12 @@ class Cut:
         if found is None:
             raise ValueError(f"region {region.name} has no hidden layer to narrow")
         return found
+
+
+def _behind(narrow: Narrowed, fragment: Fragment) -> Fragment:
+    """A fragment with what is left of a hidden layer before it."""
+    tensors = (*narrow.initializers, *fragment.initializers)
+    return Fragment((*narrow.nodes, *fragment.nodes), tensors, narrow.weights)
 
 
 def parts_of(block: Block) -> tuple[Block, ...]:

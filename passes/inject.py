@@ -110,18 +110,20 @@ def _gated(model: onnx.ModelProto, blocks: Sequence[Block], placed: Placed, *, l
     groups = groups_of(blocks) if limits else tuple((number,) for number in range(len(blocks)))
     group_of = {number: group for group in groups for number in group}
     for number, (block, moved) in enumerate(zip(blocks, inside, strict=True)):
-        group = group_of[number]
-        builder = Builder(names.gate(block.region.name), opset)
-        read = reading_of(block.region, block.gate).value if limits else block.region.entry
+        group, region = group_of[number], block.region
+        builder = Builder(names.gate(region.name), opset)
+        read = reading_of(region, block.gate).value if limits else region.entry
         if is_second_look(block):
             write_first_look(builder, block)
         if not limits:
-            write_condition(builder, block.region, names.agreed(block.region.name))
+            write_condition(builder, region, names.agreed(region.name))
         elif number == group[0]:
             write_gates(builder, [blocks[i] for i in group], [limits_name(i) for i in group], opset)
         _place(model, placed, builder.fragment(), cut.flow.producer.get(read, FIRST) + 0.5)
         shared, indexed = len(group) > 1, has_shared_rows(group, blocks, opset)
-        placed += [(float(next(members(moved))), node) for node in _ifs(cut, block, moved, shared, indexed)]
+        bypass = Fragment((), ()) if is_second_look(block) else _settled(cut, region, cut.bypass(block, opset))
+        placed += [(FIRST, node) for node in bypass.weights]
+        placed += [(float(next(members(moved))), node) for node in _ifs(cut, block, bypass, moved, shared, indexed)]
     _keep_rest(cut, inside, placed)
     return model
 
@@ -133,13 +135,14 @@ def _masks(blocks: Sequence[Block], opset: int) -> Fragment:
     return builder.fragment()
 
 
-def _ifs(cut: Cut, block: Block, moved: NodeSet, shared: bool, indexed: bool) -> list[onnx.NodeProto]:
+def _ifs(cut: Cut, block: Block, bypass: Fragment, moved: NodeSet, shared: bool, indexed: bool) -> list[onnx.NodeProto]:
     """The `If` that stands for a region, or two and their condition where its rows decide for themselves.
 
     Args:
         cut: of the model.
         block: of the region.
-        moved: its nodes.
+        bypass: of the block.
+        moved: the region's nodes.
         shared: whether the condition of the second `If` is there already.
         indexed: whether the positions of the rows are.
     """
@@ -147,10 +150,9 @@ def _ifs(cut: Cut, block: Block, moved: NodeSet, shared: bool, indexed: bool) ->
     if is_second_look(block):
         branches = look_again(cut, block, moved, opset)
         return [_if_node(names.block(region.name), names.gate(region.name), region.exit, *branches)]
-    bypass = _settled(cut, region, cut.bypass(block, opset))
     name, condition, prefix = names.block(region.name), names.gate(region.name), names.bypass(region.name)
     then = helper.make_graph(bypass.nodes, prefix, [], [result(region, prefix)], bypass.initializers)
-    kept = frozenset(value for node in bypass.nodes for value in node_inputs(node))
+    kept = frozenset(value for node in (*bypass.nodes, *bypass.weights) for value in node_inputs(node))
     full = cut.full_branch(region, cut.full_nodes(region, moved), moved, kept)
     if not decides_by_row(block.gate):
         return [_if_node(name, condition, region.exit, then, full)]
@@ -197,13 +199,14 @@ def _settled(cut: Cut, region: Region, fragment: Fragment) -> Fragment:
     elem_types = {item.name: item.data_type for item in fragment.initializers}
     inside = for_branch(fragment.nodes, region.weights, elem_types)
     cut.model.graph.initializer.extend(item for item in fragment.initializers if item.name not in inside)
-    return Fragment(fragment.nodes, tuple(item for item in fragment.initializers if item.name in inside))
+    inner = tuple(item for item in fragment.initializers if item.name in inside)
+    return Fragment(fragment.nodes, inner, fragment.weights)
 
 
 def _replace(cut: Cut, block: Block, placed: Placed) -> None:
     """Add a region's bypass in its place, without gate or `If`."""
     region, moved = block.region, cut.moved(block)
-    fragment = cut.bypass(block, opset_of(cut.model))
+    fragment = cut.bypass(block, opset_of(cut.model), alone=True)
     nodes = tuple(renamed(node, {names.bypass(region.name): region.exit}) for node in fragment.nodes)
     _place(cut.model, placed, Fragment(nodes, fragment.initializers), float(next(members(moved))))
 

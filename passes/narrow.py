@@ -7,13 +7,13 @@ the last projection does with the kept units is fitted anew, and not the concern
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from skipc.passes.bits import Bits
 from skipc.passes.dequantized import dequantizer, stored
@@ -32,6 +32,9 @@ UNITWISE = frozenset(
     """.split()  # noqa: SIM905
 )
 """Operators that treat every hidden unit by itself, given that the number of units stays what it is."""
+
+REFERRED_FROM = 16
+"""Kept parts of weights that are so many times as large as their positions are taken from the original's weights."""
 
 
 @dataclass(frozen=True)
@@ -255,7 +258,8 @@ class Narrowed:
 
     Attributes:
         nodes: copies of those that make the hidden activations.
-        initializers: the sliced constants.
+        initializers: the sliced constants, and the positions of those that are taken from the original's.
+        weights: nodes that take them.
         value: name of the activations.
         entry: how products of the entry value are written next to these nodes; None in float.
         hidden: how the last projection is.
@@ -263,6 +267,7 @@ class Narrowed:
 
     nodes: tuple[onnx.NodeProto, ...] = ()
     initializers: tuple[onnx.TensorProto, ...] = ()
+    weights: tuple[onnx.NodeProto, ...] = ()
     value: str = ""
     entry: Form | None = None
     hidden: Form | None = None
@@ -275,6 +280,7 @@ def narrowed(
     units: NDArray[np.int64],
     prefix: str,
     entry: Form | None = None,
+    referable: Collection[str] = (),
 ) -> Narrowed:
     """Copies of the nodes that make the hidden activations, for these units only.
 
@@ -285,14 +291,13 @@ def narrowed(
         units: to keep.
         prefix: of the copies' names.
         entry: how the region writes products of its entry value.
+        referable: names of constants whose parts need not be copied into the file, since the whole is there to take
+            them from.
     """
     inside = {i: flow.nodes[i] for i in members(hidden.nodes)}
     new = {name: f"{prefix}/{name}" for node in inside.values() for name in node.output if name}
     sliced = {name: f"{prefix}/{name}" for name in hidden.slices}
-    tensors = [
-        numpy_helper.from_array(_kept(constants[name], axis, hidden.units, units), sliced[name])
-        for name, axis in hidden.slices.items()
-    ]
+    weights, tensors = _sliced(constants, hidden, units, prefix, referable)
     nodes = []
     for position, node in inside.items():
         copy = copied_node(node)
@@ -305,7 +310,26 @@ def narrowed(
         nodes.append(copy)
     entry = entry.renamed(new) if isinstance(entry, Integers) else entry
     needed = _needed(nodes, new[hidden.value])
-    return Narrowed(needed, tuple(tensors), new[hidden.value], entry, hidden.form)
+    return Narrowed(needed, tuple(tensors), weights, new[hidden.value], entry, hidden.form)
+
+
+def _sliced(
+    constants: Mapping[str, Array], hidden: Hidden, units: NDArray[np.int64], prefix: str, referable: Collection[str]
+) -> tuple[tuple[onnx.NodeProto, ...], list[onnx.TensorProto]]:
+    """The kept parts of constants, named under the prefix: nodes that take them from the whole, or copies."""
+    nodes: list[onnx.NodeProto] = []
+    tensors: dict[str, onnx.TensorProto] = {}
+    for name, axis in hidden.slices.items():
+        array, new = constants[name], f"{prefix}/{name}"
+        width = array.shape[axis] // hidden.units
+        kept = np.ascontiguousarray(array.take(features_of(units, width), axis=axis))
+        index = numpy_helper.from_array(features_of(units, width), f"{prefix}/units_{width}")
+        if name in referable and kept.nbytes >= REFERRED_FROM * len(index.raw_data):
+            nodes.append(helper.make_node("Gather", [name, index.name], [new], name=new, axis=axis))
+            tensors[index.name] = index
+        else:
+            tensors[new] = numpy_helper.from_array(kept, new)
+    return tuple(nodes), list(tensors.values())
 
 
 def features_of(units: NDArray[np.int64], width: int) -> NDArray[np.int64]:
@@ -340,11 +364,6 @@ def _needed(nodes: Sequence[onnx.NodeProto], value: str) -> tuple[onnx.NodeProto
             wanted.update(node.input)
             found.append(node)
     return tuple(reversed(found))
-
-
-def _kept(array: Array, axis: int, total: int, units: NDArray[np.int64]) -> Array:
-    """The elements of these units, however many each has."""
-    return np.ascontiguousarray(array.take(features_of(units, array.shape[axis] // total), axis=axis))
 
 
 def _set_count(node: onnx.NodeProto, before: int, after: int) -> None:

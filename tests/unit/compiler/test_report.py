@@ -178,7 +178,7 @@ def with_measures(details: dict[str, Any], gradients: Gradients) -> dict[str, An
         Impact(f"block.{i}", 0.5, influence, gradient, ablation, "linear", 1.0, 0.1)
         for i, (influence, gradient, ablation) in enumerate(values)
     )
-    found = Candidates((), impacts, gradients, 10.0)
+    found = Candidates((), frozenset(), impacts, gradients, 10.0)
     return {**details, "impacts": [vars(item) for item in impacts], "impact_measures": measures_json(found)}
 
 

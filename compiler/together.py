@@ -1,0 +1,74 @@
+"""Choose options that keep to the limit together: measured, since errors of several blocks do not simply add up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from skipc.compiler.options import Option, affordable_options, without_overlap
+
+TRIES = 5
+
+NARROWEST, WIDEST = 0.4, 1.5
+"""What one try may multiply the sum of losses by that the next one aims at."""
+
+
+@dataclass(frozen=True)
+class Together:
+    """One option for each region, chosen for all of them together.
+
+    Attributes:
+        options: those of overlapping regions as well, in order of first appearance.
+        steady: names of the regions that together keep to the limit when they are always bypassed.
+        loss: mean loss of that; 0 where there are none of them.
+    """
+
+    options: tuple[Option, ...]
+    steady: frozenset[str] = frozenset()
+    loss: float = 0.0
+
+
+def chosen_together(
+    options: Sequence[Option], limit: float, most_bytes: float, measured: Callable[[Sequence[Option]], float]
+) -> Together:
+    """Options that save most time for a loss that is measured jointly.
+
+    A choice takes losses as additive. Where it turns out to lose more than the limit, or much less, the next choice
+    aims at another sum; of those that keep to the limit the one that saves most time is taken.
+
+    Args:
+        options: measured one by one.
+        limit: of the mean loss.
+        most_bytes: by which the file may grow.
+        measured: the mean loss of always bypassing the regions of all these options.
+    """
+    first: Together | None = None
+    best: tuple[float, Together] | None = None
+    aim, seen = limit, set[tuple[int, ...]]()
+    for _ in range(TRIES):
+        chosen = affordable_options(options, aim, most_bytes)
+        steady = _steady(chosen, aim)
+        first = first or Together(chosen)
+        key = tuple(map(id, steady))
+        if not steady or key in seen:
+            break
+        seen.add(key)
+        loss = measured(steady)
+        found = Together(chosen, frozenset(option.region.name for option in steady), loss)
+        saved = sum(option.saved_ms for option in steady)
+        if loss <= limit and (best is None or saved > best[0]):
+            best = saved, found
+        aim *= min(max(limit / max(loss, 1e-12), NARROWEST), WIDEST)
+    return best[1] if best else first or Together(())
+
+
+def _steady(options: Sequence[Option], aim: float) -> tuple[Option, ...]:
+    """Of options the ones of greatest worth whose losses sum up to no more than this, without overlaps."""
+    kept: set[int] = set()
+    total = 0.0
+    alone = without_overlap(options, aim)
+    for option in sorted(alone, key=lambda option: -option.worth(aim)):
+        if option.saved_ms > 0 and total + option.loss <= aim:
+            total += option.loss
+            kept.add(id(option))
+    return tuple(option for option in alone if id(option) in kept)
