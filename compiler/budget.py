@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from skipc.compiler.bench import CHOICE_MS, Bench, compare
 from skipc.compiler.candidates import Candidates
 from skipc.compiler.certify import Claim, bound_certificate
-from skipc.compiler.gating import Gated, speed_as_shipped
+from skipc.compiler.gating import Gated
 from skipc.compiler.levels import Levels
 from skipc.compiler.planner import Step, window_of
 from skipc.compiler.running import Judged, run_gated
 from skipc.compiler.settings import Settings
+from skipc.compiler.shipped import speed_as_shipped
 from skipc.compiler.splits import Splits
 from skipc.compiler.survey import Surveyed
 from skipc.runtime.errors import InputError, PromiseError
@@ -142,11 +143,9 @@ def _first(gated: Gated, speed: Speed, enough: float) -> Step:
     return gated.path[high]
 
 
-def speed_of(
-    surveyed: Surveyed, original: Session, judged: Judged, settings: Settings
-) -> Callable[[Gated, Step], float]:
+def speed_of(surveyed: Surveyed, judged: Judged, settings: Settings) -> Callable[[Gated, Step], float]:
     """Measures configurations on *fit*, built as they would be shipped."""
-    measured = speed_as_shipped(surveyed, original, judged, settings)
+    measured = speed_as_shipped(surveyed, judged, settings)
 
     def speed(gated: Gated, step: Step) -> float:
         found = measured(gated.blocks, step)

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from skipc.compiler.alike import evened
+from skipc.compiler.alike import alike
 from skipc.compiler.data import Batch
 from skipc.compiler.fit import fit_bypass
 from skipc.compiler.gradient import Gradients
@@ -193,7 +193,7 @@ def _measure(
     session = instrument(surveyed.model, blocks, surveyed.executor)
     losses = _mean_losses(session, judged, loss, HOPELESS * settings.risk, progress)
     timed = session if is_plain(settings) else instrument_for(surveyed.model, blocks, settings)
-    costs = evened(measure_costs(original, timed, typical(judged.items)), blocks, surveyed.model)
+    costs = measure_costs(original, timed, typical(judged.items), alike(blocks, surveyed.model))
     rows = zip(blocks, losses, costs.saved, growths(surveyed.model, blocks), strict=True)
     return [
         Option(block.region, block.bypass, float(lost), float(ms), growth) for block, lost, ms, growth in rows

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -11,8 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from skipc.compiler.alike import evened
-from skipc.compiler.bench import CHOICE_MS, compare
+from skipc.compiler.alike import alike
 from skipc.compiler.calibrate import p_value
 from skipc.compiler.certify import Claim
 from skipc.compiler.data import Batch
@@ -27,24 +25,21 @@ from skipc.compiler.impact import (
     typical,
     ungated,
 )
-from skipc.compiler.latency import clock_of
 from skipc.compiler.moments import Observed
 from skipc.compiler.options import Option
-from skipc.compiler.planner import ALWAYS, NEVER, REACH, Offer, Step, Trial, best_path, threshold_at
+from skipc.compiler.planner import REACH, Offer, Step, Trial, best_path, threshold_at
 from skipc.compiler.policies import fastest, policies_of
 from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Instrumented, Judged, Outcome, Window, run_gated, shut
 from skipc.compiler.settings import Settings
+from skipc.compiler.shipped import as_deployed, as_shipped, speed_as_shipped
 from skipc.compiler.survey import Surveyed
 from skipc.compiler.token_fit import Rows, observe_tokens
-from skipc.passes.base import run_passes
 from skipc.passes.flow import Flow
 from skipc.passes.gate import decides_by_row, is_by_token
-from skipc.passes.inject import InjectGates, ReplaceRegions
 from skipc.passes.policy import with_policy
-from skipc.passes.window import LevelWindow
-from skipc.runtime.plan import Block, Gate
-from skipc.runtime.session import Session, open_session
+from skipc.runtime.plan import Block
+from skipc.runtime.session import Session
 
 GATE_UNITS = 24
 """Units of *fit* that gates of a steady loss are fitted on; each costs a run for every gate."""
@@ -125,7 +120,7 @@ def gate_options(
         progress: of this stage.
     """
     judged = evidence.judged
-    parts = (surveyed.model, options, evidence.joined, judged.key, *_as_deployed(settings))
+    parts = (surveyed.model, options, evidence.joined, judged.key, *as_deployed(settings))
     choices = settings.cache.recall(
         "granularity",
         parts,
@@ -135,10 +130,9 @@ def gate_options(
     pooled = {option.region.entry: evidence.observed[option.region.name].pooled for option in options}
     flow = Flow.of(surveyed.model.graph)
     policies = policies_of(settings)
-    several = [block for block in unread if block.region.name in steady] if len(policies) > 1 else unread
     plain: dict[str, tuple[Block, ...]] = {}
     for policy in policies:
-        blocks = with_policy(several if policy == "merged" else unread, policy, flow)
+        blocks = with_policy(unread, policy, flow, steady)
         if blocks and not any(_alike(blocks, others) for others in plain.values()):
             plain[policy] = blocks
     found: dict[str, Gated] = {}
@@ -146,7 +140,7 @@ def gate_options(
         found[policy] = _gated(surveyed, original, plain[policy], pooled, evidence, claim, settings, own)
     if len(found) == 1:
         return next(iter(found.values()))
-    speed = speed_as_shipped(surveyed, original, judged, settings)
+    speed = speed_as_shipped(surveyed, judged, settings)
     paths = {policy: item.path for policy, item in found.items()}
 
     def speed_of(policy: str, step: Step) -> float:
@@ -266,10 +260,8 @@ def _with_path(
     }
     timed = instrument_for(surveyed.model, blocks, settings)
     items = typical(judged.items)
-    replaced = run_passes(surveyed.model, [ReplaceRegions(tuple(blocks))])
-    static = open_session(replaced.SerializeToString(), provider=settings.provider, threads=settings.threads)
-    costs = measure_costs(original, timed, items, halves, 2 * TIMING_BUDGET_MS, static)
-    costs = evened(costs, blocks, surveyed.model)
+    costs = measure_costs(original, timed, items, alike(blocks, surveyed.model), halves, 2 * TIMING_BUDGET_MS)
+    costs = as_shipped(costs, surveyed.model, blocks, items, settings)
     measured = tuple(
         replace(
             block,
@@ -297,7 +289,7 @@ def _with_path(
         floors=tuple(block.gate.floor for block in measured),
         limit=claim.limit,
     )
-    speed = speed_as_shipped(surveyed, original, judged, settings)
+    speed = speed_as_shipped(surveyed, judged, settings)
     path = best_path(offer, trial, 1.0 - claim.confidence, partial(speed, measured))
     return Gated(measured, tuple(fit for _, fit in fitted), path, model)
 
@@ -308,38 +300,6 @@ def _by_row(block: Block, scores: NDArray[np.float32], losses: NDArray[np.float6
         return losses
     errors = np.exp(scores.astype(np.float64) - float(scores.max()))
     return np.asarray(errors / errors.mean() * float(losses.mean()))
-
-
-def speed_as_shipped(
-    surveyed: Surveyed, original: Session, judged: Judged, settings: Settings
-) -> Callable[[Sequence[Block], Step], float]:
-    """How many times faster than the original a configuration of blocks is, built as it would be shipped."""
-
-    def speed_of(blocks: Sequence[Block], step: Step) -> float:
-        chosen = [(block, limit) for block, limit in zip(blocks, step.thresholds, strict=True) if limit > NEVER]
-        frozen = tuple(without_gate(block) if limit == ALWAYS else block for block, limit in chosen)
-        window = LevelWindow((tuple(limit for _, limit in chosen),), tuple(block.gate.floor for block in frozen), 0)
-        model = run_passes(surveyed.model, [InjectGates(frozen, window)]).SerializeToString()
-
-        def timed() -> float:
-            built = open_session(model, provider=settings.provider, threads=settings.threads)
-            clock = clock_of(original, built)
-            return compare(original, built, judged.items, budget_ms=CHOICE_MS, clock=clock).speedup.median
-
-        return settings.cache.recall("speed", (model, judged.key, *_as_deployed(settings)), timed)
-
-    return speed_of
-
-
-def _as_deployed(settings: Settings) -> tuple[str, int, int, str, int]:
-    """What times depend on beside models and data."""
-    return settings.provider, settings.threads, settings.batch_size, settings.granularity, settings.seed
-
-
-def without_gate(block: Block) -> Block:
-    """The block as it stands in a file that bypasses it always."""
-    none = Gate("constant", np.zeros(0, np.float32), 0.0, floor=-math.inf)
-    return replace(block, gate=none)
 
 
 def _useful(path: Sequence[Step], limit: float) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -85,12 +85,10 @@ class Costs:
     Attributes:
         original: of the original.
         all_shut: of the instrumented model when nothing is bypassed.
-        saved: by bypassing each block alone, [gates]; where the static model was timed as well, less what nodes are
-            slower in a branch than outside.
+        saved: by bypassing each block, [gates].
         split: what it costs to run a block for some rows beside the share of `saved` that this gives, [gates]; zero
             for gates that decide on whole batches.
-        gate: what one gate costs, zero where it cannot be told from noise; where the static model was not timed, with
-            what nodes are slower in a branch.
+        gate: what one gate costs, with what nodes are slower in a branch; zero where it cannot be told from noise.
     """
 
     original: float
@@ -104,11 +102,11 @@ def measure_costs(
     original: Session,
     model: Instrumented,
     items: Sequence[Batch],
+    groups: Sequence[Sequence[int]] = (),
     halves: Mapping[int, float] | None = None,
     budget_ms: float = TIMING_BUDGET_MS,
-    static: Session | None = None,
 ) -> Costs:
-    """Time the original, the instrumented model with every gate shut, and with one gate open at a time.
+    """Time the original, the instrumented model with every gate shut, and with one group of gates open at a time.
 
     What else runs on the machine only ever adds time, so the lower quartile over many interleaved rounds is compared.
 
@@ -116,48 +114,36 @@ def measure_costs(
         original: to compare with.
         model: whose gates are timed.
         items: to run.
+        groups: of gates before blocks that take the same time, opened together since a large difference is measured
+            more exactly than a small one; without them each gate is opened alone.
         halves: for gates that decide row by row, a threshold that about half of the rows stay below.
         budget_ms: that timing may take, where a handful of rounds fits into it.
-        static: the same bypasses without gates: beside it the model with every gate open tells what gates cost by
-            themselves, and the model with every gate shut what else branches cost.
     """
-    parts = (model.key, items, halves, budget_ms, static is not None)
-    costs = model.cache.recall("costs", parts, lambda: _costs(original, model, items, halves, budget_ms))
-    if static is None:
-        return costs
-    gate = model.cache.recall("gate", parts, lambda: _gate_ms(static, model, items, budget_ms / 4))
-    branch = max(0.0, costs.gate - gate)
-    return replace(costs, gate=gate, saved=np.maximum(0.0, costs.saved - branch))
-
-
-def _gate_ms(static: Session, model: Instrumented, items: Sequence[Batch], budget_ms: float) -> float:
-    """What one gate costs, milliseconds a batch: with all of them open, beside the same bypasses without gates."""
-    window = opened(model.gates, range(model.gates))
-    runs = [_run(static, items, None), _run(model.session, items, window)]
-    without, gated = _lower_quartile(runs, budget_ms, clock_of(static, model.session), rivals=True) / len(items)
-    return max(0.0, float(gated - without)) / max(1, model.gates)
+    groups = groups or [(gate,) for gate in range(model.gates)]
+    parts = (model.key, items, groups, halves, budget_ms)
+    return model.cache.recall("costs", parts, lambda: _costs(original, model, items, groups, halves or {}, budget_ms))
 
 
 def _costs(
     original: Session,
     model: Instrumented,
     items: Sequence[Batch],
-    halves: Mapping[int, float] | None,
+    groups: Sequence[Sequence[int]],
+    halves: Mapping[int, float],
     budget_ms: float,
 ) -> Costs:
-    gates, halves = model.gates, halves or {}
-    windows = [shut(gates), *(opened(gates, [gate]) for gate in range(gates))]
-    windows += [_half_open(gates, gate, threshold) for gate, threshold in halves.items()]
-    runs = [_run(model.session, items, window) for window in windows]
-    clock = clock_of(original, model.session)
-    both = [_run(original, items, None), runs[0]]
-    pair = _lower_quartile(both, budget_ms / len(runs), clock, rivals=True) / len(items)
-    times = _lower_quartile(runs, budget_ms, clock, rivals=True) / len(items)
-    saved = np.clip(times[0] - times[1 : 1 + gates], 0.0, pair[0])
-    split = np.zeros(gates)
-    for gate, half in zip(halves, times[1 + gates :], strict=True):
-        split[gate] = max(0.0, saved[gate] / 2 - (times[0] - half))
-    return Costs(float(pair[0]), float(pair[1]), saved, split, max(0.0, float(pair[1] - pair[0])) / max(1, gates))
+    gates = model.gates
+    parted = [group for group in groups if all(gate in halves for gate in group)]
+    windows = [shut(gates), *(opened(gates, group) for group in groups)]
+    windows += [_half_open(gates, group, halves) for group in parted]
+    runs = [_run(original, items, None), *(_run(model.session, items, window) for window in windows)]
+    times = lower_quartiles(runs, budget_ms, clock_of(original, model.session)) / len(items)
+    saved, split = np.zeros(gates), np.zeros(gates)
+    for group, open_ms in zip(groups, times[2:], strict=False):
+        saved[list(group)] = np.clip(times[1] - open_ms, 0.0, times[0]) / len(group)
+    for group, half_ms in zip(parted, times[2 + len(groups) :], strict=True):
+        split[list(group)] = max(0.0, saved[group[0]] / 2 - (times[1] - half_ms) / len(group))
+    return Costs(float(times[0]), float(times[1]), saved, split, max(0.0, float(times[1] - times[0])) / max(1, gates))
 
 
 @dataclass(frozen=True)
@@ -190,27 +176,26 @@ def _times_open(
     runs = [_run(original, items, None)]
     runs += [_run(model.session, items, window) for window in windows for model in models]
     clock = clock_of(original, *(model.session for model in models))
-    times = _lower_quartile(runs, budget_ms, clock, rivals=True) / len(items)
+    times = lower_quartiles(runs, budget_ms, clock) / len(items)
     return OpenTimes(float(times[0]), times[1 : 1 + len(models)], times[1 + len(models) :])
 
 
-def _lower_quartile(
-    runs: Sequence[Sequence[Run]], budget_ms: float, clock: Clock, *, rivals: bool
-) -> NDArray[np.float64]:
+def lower_quartiles(runs: Sequence[Sequence[Run]], budget_ms: float, clock: Clock) -> NDArray[np.float64]:
     """Of the times of each model's runs, summed up: milliseconds [models], over as many rounds as fit into the budget.
 
     The quartile is taken run by run, so that what disturbs one batch does not spoil a round of all of them.
     """
     flat = [run for each in runs for run in each]
-    once = interleaved(flat, 1, clock, rivals=rivals, warm_up=False).sum() * (2 if rivals else 1)
+    once = 2 * interleaved(flat, 1, clock, warm_up=False).sum()
     rounds = int(np.clip(budget_ms / max(float(once), 1e-3), LEAST_ROUNDS, MOST_ROUNDS))
-    times = interleaved(flat, rounds, clock, rivals=rivals, warm_up=False).reshape(rounds, len(runs), -1)
+    times = interleaved(flat, rounds, clock, warm_up=False).reshape(rounds, len(runs), -1)
     return np.asarray(np.quantile(times, 0.25, axis=0).sum(axis=1))
 
 
-def _half_open(gates: int, gate: int, threshold: float) -> Window:
+def _half_open(gates: int, group: Sequence[int], halves: Mapping[int, float]) -> Window:
     window = shut(gates)
-    window[:, gate] = threshold, np.inf
+    for gate in group:
+        window[:, gate] = halves[gate], np.inf
     return window
 
 

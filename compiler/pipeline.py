@@ -202,7 +202,7 @@ def _laid(ground: _Ground, settings: Settings, console: Console) -> Laid:
 def _reached(ground: _Ground, settings: Settings, console: Console) -> Reached:
     """Seek the gentlest configuration that is as fast as the budget asks for."""
     budget, fit = parse_budget(settings.budget), ground.splits.fit
-    speed = speed_of(ground.surveyed, ground.original, fit, settings)
+    speed = speed_of(ground.surveyed, fit, settings)
 
     def lay(limit: float) -> Laid:
         return _laid(ground, replace(settings, risk=limit), console)

@@ -8,11 +8,12 @@ from dataclasses import replace
 from skipc.compiler.build import versions
 from skipc.compiler.certify import Claim
 from skipc.compiler.data import Dataset
-from skipc.compiler.gating import Gated, without_gate
+from skipc.compiler.gating import Gated
 from skipc.compiler.levels import Levels
 from skipc.compiler.planner import ALWAYS, NEVER, window_of
 from skipc.compiler.running import run_gated
 from skipc.compiler.settings import Settings
+from skipc.compiler.shipped import without_gate
 from skipc.compiler.source import Source
 from skipc.compiler.splits import Splits
 from skipc.runtime.plan import Block, Certificate, Plan

@@ -12,15 +12,14 @@ AUTO = "auto"
 """In place of a policy: the one that gains most."""
 
 
-ON_CPU = ("block", "merged")
-"""What is measured on the CPU, where reading an earlier value gains nothing, and fewer gates do."""
+ON_CPU = "merged"
+"""The policy on the CPU, where reading an earlier value gains nothing, and fewer gates do. It gives regions that cannot
+always be bypassed a gate each, as `block` does."""
 
 
 def policies_of(settings: Settings) -> tuple[str, ...]:
     """The policies to measure; a single one is taken unmeasured. On a GPU, where a gate costs a wait, all of them."""
-    asked = settings.gate_policy or (AUTO if settings.provider == "cuda" else "")
-    if not asked:
-        return ON_CPU
+    asked = settings.gate_policy or (AUTO if settings.provider == "cuda" else ON_CPU)
     return POLICIES if asked == AUTO else (asked,)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from skipc.compiler.calibrate import p_value
 from skipc.compiler.certify import Claim
 from skipc.compiler.fit import GateFit, fit_gate
-from skipc.compiler.gating import Evidence, Gated, speed_as_shipped
+from skipc.compiler.gating import Evidence, Gated
 from skipc.compiler.growth import most_bytes
 from skipc.compiler.impact import TIMING_BUDGET_MS, instrument, instrument_for, times_open, typical
 from skipc.compiler.independence import dependent
@@ -25,6 +25,7 @@ from skipc.compiler.planner import REACH, Step, boldest, threshold_at
 from skipc.compiler.read_out import ReadOut, channel_axes, fit_read_out, observe_pooled, poolings
 from skipc.compiler.running import Judged, Measure
 from skipc.compiler.settings import Settings
+from skipc.compiler.shipped import speed_as_shipped
 from skipc.compiler.survey import Surveyed
 from skipc.passes.second_look import NAME, find_second_looks
 from skipc.runtime.plan import Array, Block, Bypass, Gate, Region
@@ -85,7 +86,7 @@ def with_second_look(
     chosen = _fastest(surveyed, original, looks, evidence, claim, settings)
     if chosen is None:
         return rival
-    speed = speed_as_shipped(surveyed, original, evidence.judged, settings)
+    speed = speed_as_shipped(surveyed, evidence.judged, settings)
     ends = [boldest(gated.path, claim.limit, 1.0 - claim.confidence) for gated in (rival, chosen.gated)]
     if ends[1] is None:
         return rival

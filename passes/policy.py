@@ -7,7 +7,7 @@ entry is answered earlier, and the wait can overlap with the regions between; on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +27,9 @@ POLICIES = ("block", "ahead", "early", "merged")
 neighbouring regions have one gate, which reads the entry of the first."""
 
 
-def with_policy(blocks: Sequence[Block], policy: str, flow: Flow) -> tuple[Block, ...]:
+def with_policy(
+    blocks: Sequence[Block], policy: str, flow: Flow, steady: Collection[str] | None = None
+) -> tuple[Block, ...]:
     """The blocks with gates that read what the policy says.
 
     Gates that average nothing (of tokens, of a second look, constant) stay as they are; so does a gate where the
@@ -37,11 +39,12 @@ def with_policy(blocks: Sequence[Block], policy: str, flow: Flow) -> tuple[Block
         blocks: in graph order.
         policy: one of `POLICIES`.
         flow: of the normalised model.
+        steady: names of the regions that may share a gate; None for all of them.
     """
     if policy == "block":
         return tuple(blocks)
     if policy == "merged":
-        return _merged(blocks, flow)
+        return _merged(blocks, flow, [block.region.name for block in blocks] if steady is None else steady)
     back = {"ahead": AHEAD, "early": len(blocks)}[policy]
     return tuple(_reading(block, blocks[max(0, number - back)].region) for number, block in enumerate(blocks))
 
@@ -62,12 +65,14 @@ def _may_read(gate: Gate, own: Sequence[Dim], earlier: Sequence[Dim]) -> bool:
     return own[:2] == earlier[:2] and len(own) == len(earlier) if gate.mask else own[:1] == earlier[:1]
 
 
-def _merged(blocks: Sequence[Block], flow: Flow) -> tuple[Block, ...]:
+def _merged(blocks: Sequence[Block], flow: Flow, steady: Collection[str]) -> tuple[Block, ...]:
     position = {node.name: i for i, node in enumerate(flow.nodes)}
     runs: list[list[Block]] = []
     for block in blocks:
-        if runs and len(runs[-1]) < RUN and _joins(runs[-1][-1], block, flow, position):
-            runs[-1].append(block)
+        before = runs[-1] if runs else []
+        able = len(before) < RUN and {block.region.name, *(each.region.name for each in before)} <= set(steady)
+        if before and able and _joins(before[-1], block, flow, position):
+            before.append(block)
         else:
             runs.append([block])
     return tuple(_joined(run) if len(run) > 1 else run[0] for run in runs)

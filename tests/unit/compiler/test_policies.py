@@ -48,7 +48,7 @@ def test_a_policy_without_a_step_within_the_risk_gains_nothing() -> None:
 @pytest.mark.parametrize(
     ("asked", "provider", "expected"),
     [
-        (None, "cpu", ("block", "merged")),
+        (None, "cpu", ("merged",)),
         (None, "cuda", POLICIES),
         ("auto", "cpu", POLICIES),
         ("early", "cpu", ("early",)),
