@@ -115,9 +115,7 @@ def cli() -> None:
 @click.option(
     "--gate-policy",
     type=click.Choice(GATE_POLICIES),
-    default="block",
-    show_default=True,
-    help="What gates read; auto measures.",
+    help="What gates read; auto measures.  [default: merged; auto on CUDA]",
 )
 @click.option("--mask", default="auto", show_default=True, help="Input that tells padding; or none.")
 @click.option("--bypass", type=click.Choice(BYPASSES), default="auto", show_default=True)

@@ -81,12 +81,38 @@ def best_options(options: Iterable[Option], limit: float) -> tuple[Option, ...]:
     """One option for each region, in order of first appearance; none for regions that nothing saves time in.
 
     Of the choices whose losses together keep to the limit, the one that saves most time; losses are taken as additive,
-    and one price for all regions weighs loss against time (Everett 1963, generalized Lagrange multipliers).
+    and one price for all regions weighs loss against time (Everett 1963, generalized Lagrange multipliers). Blocks that
+    are alike change over at one price; the room that is left then goes to some of them.
     """
     saving = [option for option in options if option.saved_ms > 0]
-    within = (price for price in _prices(saving, limit) if _loss_at(saving, price, limit) <= limit)
-    price = next(within, None)
-    return _greatest_worth(saving, limit) if price is None else _at_price(saving, price)
+    bolder: float | None = None
+    for price in _prices(saving, limit):
+        if _loss_at(saving, price, limit) <= limit:
+            chosen = _at_price(saving, price)
+            return chosen if bolder is None else _emboldened(chosen, _at_price(saving, bolder), price, limit)
+        bolder = price
+    return _greatest_worth(saving, limit)
+
+
+def _emboldened(
+    options: tuple[Option, ...], bolder: Sequence[Option], price: float, limit: float
+) -> tuple[Option, ...]:
+    """Options with as many of the bolder ones in their places as fit, what saves most for its loss first."""
+    counted = {option.region.name: option for option in _counted(options, price, limit)}
+    total = sum(option.loss for option in counted.values())
+    places = {option.region.name: place for place, option in enumerate(options)}
+    found = list(options)
+    steps = [(counted[option.region.name], option) for option in bolder if option.region.name in counted]
+    for before, after in sorted(steps, key=lambda step: -_gain(*step)):
+        if before is not after and total + after.loss - before.loss <= limit:
+            total += after.loss - before.loss
+            found[places[after.region.name]] = after
+    return tuple(found)
+
+
+def _gain(before: Option, after: Option) -> float:
+    """Milliseconds saved more, per loss added."""
+    return (after.saved_ms - before.saved_ms) / max(after.loss - before.loss, 1e-12)
 
 
 def _prices(options: Sequence[Option], limit: float) -> Iterator[float]:
@@ -101,9 +127,13 @@ def _at_price(options: Sequence[Option], price: float) -> tuple[Option, ...]:
 
 
 def _loss_at(options: Sequence[Option], price: float, limit: float) -> float:
-    """Of the choice at a price: of all blocks that are worth it, those that are not being left to their gates."""
-    chosen = without_overlap(_at_price(options, price), limit)
-    return sum(option.loss for option in chosen if option.saved_ms > price * option.loss)
+    """Of the choice at a price."""
+    return sum(option.loss for option in _counted(_at_price(options, price), price, limit))
+
+
+def _counted(options: Sequence[Option], price: float, limit: float) -> list[Option]:
+    """Those of a choice that are worth their loss, without overlaps; the others are left to their gates."""
+    return [option for option in without_overlap(options, limit) if option.saved_ms > price * option.loss]
 
 
 def _greatest_worth(options: Sequence[Option], limit: float) -> tuple[Option, ...]:

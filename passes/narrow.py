@@ -33,7 +33,7 @@ UNITWISE = frozenset(
 )
 """Operators that treat every hidden unit by itself, given that the number of units stays what it is."""
 
-REFERRED_FROM = 16
+REFERRED_FROM = 4
 """Kept parts of weights that are so many times as large as their positions are taken from the original's weights."""
 
 

@@ -15,6 +15,7 @@ from skipc.passes.flow import Flow
 from skipc.passes.inject import ReplaceRegions
 from skipc.passes.narrow import constants_of
 from skipc.runtime.plan import Block, Bypass
+from tests.arithmetic import require_exact_products
 from tests.gated import Array, Surveyed, block, deciding, instrumented, run, surveyed, window
 from tests.graphs import Net, conv_net, transformer
 
@@ -39,6 +40,7 @@ def product_model(weight: Array) -> onnx.ModelProto:
 
 
 def test_each_row_and_each_column_has_its_own_scale() -> None:
+    require_exact_products()
     random = np.random.default_rng(0)
     weight = (random.normal(size=(16, 4)) * [1.0, 10.0, 0.1, 1e-3]).astype(np.float32)
     model = product_model(weight)
@@ -58,6 +60,7 @@ def test_each_row_and_each_column_has_its_own_scale() -> None:
 
 @pytest.mark.parametrize("granularity", ["batch", "sample", "token"])
 def test_blocks_in_8_bits_are_close_to_the_original_and_shut_they_are_equal(granularity: str) -> None:
+    require_exact_products()
     network = transformer()
     found, feeds = surveyed(network), network.feeds()
     blocks = blocks_of(found)

@@ -9,7 +9,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from skipc.passes.base import run_passes
 from skipc.passes.flow import Flow
+from skipc.passes.inject import ReplaceRegions
 from skipc.passes.narrow import Hidden, constants_of, find_hidden
 from skipc.runtime.plan import Bypass, Region
 from tests.gated import Array, Surveyed, block, instrumented, run, surveyed, window
@@ -132,3 +134,46 @@ def test_gates_shut_is_the_original_bit_for_bit() -> None:
     feeds = network.feeds(batch=3)
     shut = run(instrumented(found.model, [gated]), {**feeds, "skipc.window": window(1, -np.inf)})
     assert run(found.model, feeds)["logits"].tobytes() == shut["logits"].tobytes()
+
+
+def weights_of(model: onnx.ModelProto, region: Region) -> tuple[set[str], set[str]]:
+    """What is taken from the original's weights, and copies that stand in the graph around the branches."""
+    prefix = f"skipc/{region.name}/bypass/"
+    taken = {node.output[0] for node in model.graph.node if node.op_type == "Gather" and node.name.startswith(prefix)}
+    copied = {item.name for item in model.graph.initializer if item.name.startswith(prefix) and len(item.dims) > 1}
+    return taken, copied
+
+
+def test_kept_weights_are_taken_from_the_original_s() -> None:
+    network = gated_mlps(hidden=24)
+    found = surveyed(network)
+    region, hidden = first_narrowable(found)
+    narrow = replace(block(region), bypass=handmade(found, region, hidden, np.arange(0, 24, 3)))
+    taken, copied = weights_of(instrumented(found.model, [narrow]), region)
+    assert taken == {f"skipc/{region.name}/bypass/{name}" for name in hidden.slices}
+    assert not taken & copied
+    # Where the region itself goes, its weights are not there any more.
+    static = run_passes(found.model, [ReplaceRegions((narrow,))])
+    taken, copied = weights_of(static, region)
+    assert not taken
+    assert copied >= {f"skipc/{region.name}/bypass/{name}" for name in hidden.slices}
+    assert not {item.name for item in static.graph.initializer} & hidden.slices.keys()
+
+
+def test_both_ways_to_keep_weights_compute_the_same() -> None:
+    network = gated_mlps(hidden=24)
+    found = surveyed(network)
+    region, hidden = first_narrowable(found)
+    narrow = replace(block(region), bypass=handmade(found, region, hidden, np.arange(0, 24, 3)))
+    feeds = network.feeds(batch=3)
+    opened = run(instrumented(found.model, [narrow]), {**feeds, "skipc.window": window(1, np.inf)})
+    static = run(run_passes(found.model, [ReplaceRegions((narrow,))]), feeds)
+    for name, array in static.items():
+        np.testing.assert_array_equal(opened[name], array)
+
+
+def test_kernels_are_copied_since_they_lie_in_the_branch() -> None:
+    found = surveyed(conv_net())
+    region, hidden = first_narrowable(found)
+    narrow = replace(block(region), bypass=handmade(found, region, hidden, np.arange(4)))
+    assert not weights_of(instrumented(found.model, [narrow]), region)[0]

@@ -116,6 +116,14 @@ def test_one_gate_decides_for_a_run_of_neighbours(network: Network) -> None:
     assert max(len(item.bypass.parts) for item in blocks) <= RUN
 
 
+def test_only_regions_that_can_always_be_bypassed_share_a_gate() -> None:
+    found = surveyed(transformer(layers=2))
+    plain = [deciding(block(region), "batch") for region in found.survey.blocks]
+    regions = [item.region.name for item in plain]
+    blocks = with_policy(plain, "merged", Flow.of(found.model.graph), steady={*regions[:2], regions[3]})
+    assert [item.region.name for item in blocks] == [f"{regions[0]}..{regions[1]}", *regions[2:]]
+
+
 @pytest.mark.parametrize("network", NETWORKS, ids=["transformer", "conv", "mlp"])
 def test_an_open_gate_of_a_run_runs_the_bypasses_of_its_parts(network: Network) -> None:
     original, plain, blocks = merged(network, "batch")

@@ -1,0 +1,65 @@
+"""Options are chosen so that their joint loss, as measured, keeps to the limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from skipc.compiler.options import Option
+from skipc.compiler.together import chosen_together
+from skipc.runtime.plan import Bypass, Region
+
+LIMIT = 0.1
+REGIONS = ("a", "b", "c", "d")
+
+
+def option(name: str, loss: float, saved_ms: float, nodes: str = "", kind: str = "linear") -> Option:
+    region = Region(name, "feed-forward", "x", "y", "y", tuple(nodes or name), (), 1, ("n", 4), 1)
+    return Option(region, Bypass(kind), loss, saved_ms)
+
+
+def offered() -> list[Option]:
+    """For each of four regions a gentle option and a bold one."""
+    gentle = [option(name, 0.01, 1.0) for name in REGIONS]
+    return gentle + [option(name, 0.024, 1.5, kind="narrow") for name in REGIONS]
+
+
+def inflated(factor: float, seen: list[float]) -> Callable[[Sequence[Option]], float]:
+    """Joint losses that are so many times the sum."""
+
+    def measured(options: Sequence[Option]) -> float:
+        seen.append(factor * sum(item.loss for item in options))
+        return seen[-1]
+
+    return measured
+
+
+@pytest.mark.parametrize(("factor", "bold"), [(1.0, 4), (1.4, 2), (2.4, 0)])
+def test_where_errors_compound_fewer_are_bold(factor: float, bold: int) -> None:
+    seen: list[float] = []
+    found = chosen_together(offered(), LIMIT, 1e9, inflated(factor, seen))
+    assert found.steady == set(REGIONS)
+    assert found.loss <= LIMIT
+    assert found.loss in seen
+    assert sum(item.bypass.kind == "narrow" for item in found.options) == bold
+
+
+def test_what_does_not_fit_is_left_to_its_gate() -> None:
+    options = [option("a", 0.02, 1.0), option("b", 0.3, 5.0)]
+    found = chosen_together(options, LIMIT, 1e9, inflated(1.0, []))
+    assert [item.region.name for item in found.options] == ["a", "b"]
+    assert found.steady == {"a"}
+
+
+def test_where_nothing_keeps_to_the_limit_all_is_left_to_gates() -> None:
+    found = chosen_together([option("a", 0.3, 1.0)], LIMIT, 1e9, inflated(1.0, []))
+    assert [item.region.name for item in found.options] == ["a"]
+    assert not found.steady
+    assert chosen_together([], LIMIT, 1e9, inflated(1.0, [])).options == ()
+
+
+def test_of_regions_that_overlap_one_is_steady() -> None:
+    options = [option("a", 0.01, 1.0, "1"), option("ab", 0.02, 3.0, "12"), option("b", 0.01, 1.0, "2")]
+    found = chosen_together(options, LIMIT, 1e9, inflated(1.0, []))
+    assert found.steady == {"ab"}
