@@ -20,7 +20,7 @@ from skipc.compiler.moments import Observed, observe
 from skipc.compiler.narrow_fit import HiddenMoments, narrow_ladder, observe_hidden
 from skipc.compiler.options import Option, in_graph_order, lesser_half, without_overlap
 from skipc.compiler.progress import SILENT, Progress
-from skipc.compiler.running import Instrumented, Judged, opened, run_gated
+from skipc.compiler.running import Instrumented, Judged, in_parallel, opened, run_gated
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
 from skipc.compiler.together import chosen_together
@@ -163,10 +163,11 @@ def _rungs(surveyed: Surveyed, studied: Studied, settings: Settings) -> list[lis
     ]
     if EIGHT_BITS in kinds:
         found.append(_in_8_bits(surveyed))
-    narrow = {
-        name: settings.cache.recall("narrow", (moments,), partial(narrow_ladder, moments))
-        for name, moments in studied.hidden.items()
-    }
+
+    def ladder(moments: HiddenMoments) -> tuple[Bypass, ...]:
+        return settings.cache.recall("narrow", (moments,), partial(narrow_ladder, moments))
+
+    narrow = dict(zip(studied.hidden, in_parallel(ladder, list(studied.hidden.values())), strict=True))
     regions = [region for region in surveyed.survey.blocks if region.name in narrow]
     widths = max(map(len, narrow.values()), default=0)
     return found + [

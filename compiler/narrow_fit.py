@@ -210,7 +210,8 @@ def row_weights(merged: NDArray[np.float64]) -> NDArray[np.float64]:
 def narrow_ladder(moments: HiddenMoments) -> tuple[Bypass, ...]:
     """The narrow bypasses on offer, from wide to narrow."""
     if moments.channels:
-        return (*fit_narrow(_without_linear(moments), SHARES), *fit_narrow(moments, LINEAR_SHARES))
+        wide = fit_narrow(_without_linear(moments), SHARES)
+        return (*wide, *fit_narrow(moments, LINEAR_SHARES, wide[-1].arrays["units"]))
     return fit_narrow(moments, HEAD_SHARES if moments.taps > 1 else QUANTIZED_SHARES)
 
 
@@ -221,11 +222,19 @@ def _without_linear(moments: HiddenMoments) -> HiddenMoments:
     return replace(moments, channels=0, mean_f=mean, ff=ff, fd=fd)
 
 
-def fit_narrow(moments: HiddenMoments, shares: Sequence[float]) -> tuple[Bypass, ...]:
-    """One narrow bypass for each share of units kept, from wide to narrow."""
+def fit_narrow(
+    moments: HiddenMoments, shares: Sequence[float], among: NDArray[np.int64] | None = None
+) -> tuple[Bypass, ...]:
+    """One narrow bypass for each share of units kept, from wide to narrow.
+
+    Args:
+        moments: of the block.
+        shares: of all its units.
+        among: the units to choose from; None for all of them.
+    """
     scale = np.sqrt(np.maximum(np.diag(moments.ff), 1e-20))
     ff, fd = moments.ff / np.outer(scale, scale), moments.fd / scale[:, None]
-    units = np.arange(moments.units)
+    units = np.arange(moments.units) if among is None else among
     found = []
     for share in sorted(shares, reverse=True):
         units = _reduced(moments, ff, fd, units, max(1, round(share * moments.units)))

@@ -18,8 +18,13 @@ from numpy.typing import NDArray
 from skipc.compiler.loss import Losses
 from skipc.compiler.running import Outcome, Window
 
-SHARES = (0.25, 0.5, 0.75)
+SHARES = (0.25, 0.5, 0.75, 0.85)
 """Shares of *fit* for which a gate may open; beyond them it is a guard, or the block is bypassed always."""
+
+FINE_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9)
+"""The same where there are few gates, so that there are few configurations all the same."""
+
+FEW = 4
 
 GUARD = 0.95
 """The share of a guard: a gate that opens for nearly all inputs like those of *fit*, and for few unlike them."""
@@ -137,7 +142,8 @@ def best_path(offer: Offer, trial: Trial, delta: float, speed_of: Callable[[Step
         delta: one minus the confidence.
         speed_of: measures how many times faster than the original a configuration is, built as it would be shipped.
     """
-    paths = [lay_path(offer, trial, shares) for shares in (SHARES, ())]
+    rungs = FINE_SHARES if len(offer.scores) <= FEW else SHARES
+    paths = [lay_path(offer, trial, shares) for shares in (rungs, ())]
     ends = [boldest(path, trial.limit, delta) for path in paths]
     if ends[0] == ends[1]:
         return paths[0]
