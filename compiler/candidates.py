@@ -24,6 +24,7 @@ from skipc.compiler.running import Instrumented, Judged, in_parallel, opened, ru
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
 from skipc.compiler.together import chosen_together
+from skipc.compiler.widths import smoothed
 from skipc.passes.eight_bits import KIND as EIGHT_BITS
 from skipc.passes.eight_bits import has_products
 from skipc.passes.flow import Flow
@@ -141,7 +142,7 @@ def measure_candidates(
         model = instrument(surveyed.model, blocks, surveyed.executor)
         return run_gated(model, opened(len(blocks), range(len(blocks))), few, loss).mean
 
-    together = chosen_together(options, settings.risk, most_bytes(surveyed.model, settings.max_growth), joint)
+    together = chosen_together(smoothed(options), settings.risk, most_bytes(surveyed.model, settings.max_growth), joint)
     best = together.options
     impacts = tuple(_impact(option, studied.activations[option.region.name], gradients, middle) for option in best)
     if settings.impact == "activation":
@@ -211,8 +212,11 @@ def _mean_losses(
         return np.asarray(means)
     errors = found.std(axis=1) / np.sqrt(found.shape[1])
     hopeful = np.flatnonzero(means - SPREADS * errors <= hopeless)
+    rest = judged.behind(SCREEN_UNITS)
+    share = found.shape[1] / judged.units
     for gate, own in progress.part(0.3, 1.0).each([int(gate) for gate in hopeful]):
-        means[gate] = run_gated(model, opened(model.gates, [gate]), judged, loss).mean
+        others = run_gated(model, opened(model.gates, [gate]), rest, loss).mean
+        means[gate] = share * means[gate] + (1.0 - share) * others
         own.to(1.0)
     return np.asarray(means)
 

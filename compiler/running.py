@@ -94,9 +94,18 @@ class Judged:
 
     def first(self, units: int) -> Judged:
         """The first batches only, with at least so many units."""
+        return self._part(slice(self._batches(units)))
+
+    def behind(self, units: int) -> Judged:
+        """The batches behind those of `first`; there may be none."""
+        return self._part(slice(self._batches(units), None))
+
+    def _batches(self, units: int) -> int:
         sizes = np.cumsum([1 if self.by_batch else len(item.indices) for item in self.items])
-        count = int(np.searchsorted(sizes, units)) + 1
-        return Judged(self.items[:count], self.references[:count], self.labels[:count], self.output, self.by_batch)
+        return int(np.searchsorted(sizes, units)) + 1
+
+    def _part(self, part: slice) -> Judged:
+        return Judged(self.items[part], self.references[part], self.labels[part], self.output, self.by_batch)
 
     def losses(self, measure: Measure, outputs: Sequence[Array]) -> Losses:
         """Losses of these outputs, one for each batch: float64 [units].

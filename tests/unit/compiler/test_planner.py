@@ -28,6 +28,7 @@ from skipc.compiler.planner import (
     lay_path,
     levels_of,
     rung_at,
+    telling,
     thinned,
     threshold_at,
     window_of,
@@ -263,6 +264,16 @@ def test_a_short_path_is_kept_whole() -> None:
 def test_a_block_that_ends_without_a_gate_has_none_before() -> None:
     path = [step(NEVER, 0.1), step(0.5, 0.1), step(ALWAYS, 0.2), step(ALWAYS, 0.3)]
     assert levels_of(path, 8) == (0, 2, 3)
+
+
+def test_of_gentle_configurations_few_are_tested() -> None:
+    p_values = [1e-9] * 34 + [1e-3] * 26
+    path = [Step((float(i),), (0.5,), 0.001 * i, p_value, float(i)) for i, p_value in enumerate(p_values)]
+    kept = telling(path, 4)
+    assert [path.index(step) for step in kept[:4]] == [0, 11, 22, 33]
+    assert kept[4:] == tuple(path[34:])
+    assert telling(path[:2], 4) == tuple(path[:2])
+    assert telling([], 4) == ()
 
 
 def test_a_thinned_path_keeps_its_end_and_is_spread_over_the_loss() -> None:

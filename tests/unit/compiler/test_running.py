@@ -49,3 +49,13 @@ def test_a_batch_that_is_decided_on_as_one_has_one_loss() -> None:
 @pytest.mark.parametrize("count", [1, 2, 31, 100])
 def test_results_are_in_order(count: int) -> None:
     assert in_parallel(lambda item: item * 2, range(count), 2) == [item * 2 for item in range(count)]
+
+
+@pytest.mark.parametrize("by_batch", [False, True])
+def test_what_comes_first_and_what_lies_behind_are_all(by_batch: bool) -> None:
+    data, _ = judged([3, 1, 2, 1], by_batch=by_batch)
+    for units in range(1, data.units + 1):
+        first, rest = data.first(units), data.behind(units)
+        assert first.units >= units
+        assert (*first.items, *rest.items) == data.items
+        assert first.units + rest.units == data.units
