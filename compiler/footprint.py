@@ -45,10 +45,25 @@ def footprint(original: onnx.ModelProto, compiled: onnx.ModelProto) -> Footprint
     outside = {item.name: _size(item) for item in compiled.graph.initializer if len(item.dims) > 1}
     nodes = [node for graph in branches for node in graph.node]
     kernels = set(_read_by(nodes, CONVOLUTION_OPS)) & inside.keys()
+    taken = _taken(compiled.graph)
+    outside |= taken
     read = set(_read_by(nodes, PRODUCT_OPS)) & outside.keys()
     held = KERNELS * _sum(inside, kernels) + OTHERS * _sum(inside, inside.keys() - kernels) + READ * _sum(outside, read)
     theirs = {name for name in inside if not names.is_ours(name)}
-    return Footprint(growth, _sum(inside, theirs), growth + round(held))
+    return Footprint(growth, _sum(inside, theirs), growth + sum(taken.values()) + round(held))
+
+
+def _taken(graph: onnx.GraphProto) -> dict[str, int]:
+    """Sizes of the weights that are taken from others when the model is loaded, by name."""
+    weights = {item.name: item for item in graph.initializer}
+    found = {}
+    for node in graph.node:
+        if not names.is_ours(node.name) or node.op_type != "Gather" or not weights.keys() >= set(node.input):
+            continue
+        whole, index = (weights[name] for name in node.input)
+        if len(index.dims) == 1:
+            found[node.output[0]] = _size(whole) * index.dims[0] // whole.dims[node.attribute[0].i]
+    return found
 
 
 def _read_by(nodes: list[onnx.NodeProto], op_types: frozenset[str]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import onnx
 import pytest
 
@@ -11,7 +12,8 @@ from skipc.compiler.build import build
 from skipc.compiler.footprint import KERNELS, OTHERS, READ, Footprint, footprint
 from tests.compiled import plan_for
 from tests.gated import block, surveyed
-from tests.graphs import Network, conv_net, mlp
+from tests.graphs import Network, conv_net, gated_mlps, mlp
+from tests.unit.passes.test_narrow import first_narrowable, handmade
 
 
 def found(network: Network, weights: str) -> tuple[Footprint, onnx.ModelProto]:
@@ -42,3 +44,14 @@ def test_matrices_outside_and_inside() -> None:
     matrices = (outer.load - outer.file) / READ
     assert 0 < matrices < inner.branches
     assert inner.load - inner.file == pytest.approx(OTHERS * inner.branches, abs=1)
+
+
+def test_weights_that_are_taken_from_the_original_s_count_at_load() -> None:
+    network = gated_mlps(hidden=24)
+    base = surveyed(network)
+    region, hidden = first_narrowable(base)
+    narrow = replace(block(region), bypass=handmade(base, region, hidden, np.arange(0, 24, 3)))
+    compiled = build(base.model, plan_for([narrow]))
+    growth = footprint(base.model, compiled)
+    whole = sum(len(item.raw_data) for item in base.model.graph.initializer if item.name in hidden.slices)
+    assert growth.load - growth.file >= whole * 8 / 24 > 0
