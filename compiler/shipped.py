@@ -70,12 +70,13 @@ def as_shipped(
 
 def _latencies(models: Sequence[bytes], items: Sequence[Batch], settings: Settings) -> NDArray[np.float64]:
     """Milliseconds a batch of each model, the median over sessions: [models]."""
-    found = []
-    for _ in range(SESSIONS):
+
+    def once() -> NDArray[np.float64]:
         sessions = [_opened(data, settings) for data in models]
         runs = [[timed(session, item.feeds) for item in items] for session in sessions]
-        found.append(lower_quartiles(runs, CHOICE_MS / SESSIONS, clock_of(*sessions)) / len(items))
-    return np.asarray(np.median(found, axis=0))
+        return lower_quartiles(runs, CHOICE_MS / SESSIONS, clock_of(*sessions)) / len(items)
+
+    return np.asarray(np.median([once() for _ in range(SESSIONS)], axis=0))
 
 
 def speed_as_shipped(
@@ -96,12 +97,11 @@ def speed_as_shipped(
 
 
 def _speed(original: bytes, model: bytes, items: Sequence[Batch], settings: Settings) -> float:
-    found = []
-    for _ in range(SESSIONS):
+    def once() -> float:
         slow, fast = _opened(original, settings), _opened(model, settings)
-        bench = compare(slow, fast, items, budget_ms=CHOICE_MS / SESSIONS, clock=clock_of(slow, fast))
-        found.append(bench.speedup.median)
-    return float(np.median(found))
+        return compare(slow, fast, items, budget_ms=CHOICE_MS / SESSIONS, clock=clock_of(slow, fast)).speedup.median
+
+    return float(np.median([once() for _ in range(SESSIONS)]))
 
 
 def _opened(model: bytes, settings: Settings) -> Session:
