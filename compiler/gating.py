@@ -28,7 +28,7 @@ from skipc.compiler.impact import (
 from skipc.compiler.moments import Observed
 from skipc.compiler.options import Option
 from skipc.compiler.planner import REACH, Offer, Step, Trial, best_path, threshold_at
-from skipc.compiler.policies import fastest, policies_of
+from skipc.compiler.policies import fastest, may_share, policies_of
 from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Instrumented, Judged, Outcome, Window, run_gated, shut
 from skipc.compiler.settings import Settings
@@ -107,7 +107,8 @@ def gate_options(
     """Fit a gate for each option, lay the path on *fit*, and drop the gates that it never opens within the limit.
 
     Where several gate policies are to be measured this is done for each, and the fastest within the risk is kept.
-    Gates for several regions at once are for those that can always be bypassed together: the others need a gate each.
+    Unless a policy is asked for, gates for several regions at once are for those that can always be bypassed together:
+    the others need a gate each.
 
     Args:
         surveyed: the original.
@@ -132,7 +133,7 @@ def gate_options(
     policies = policies_of(settings)
     plain: dict[str, tuple[Block, ...]] = {}
     for policy in policies:
-        blocks = with_policy(unread, policy, flow, steady)
+        blocks = with_policy(unread, policy, flow, may_share(steady, settings))
         if blocks and not any(_alike(blocks, others) for others in plain.values()):
             plain[policy] = blocks
     found: dict[str, Gated] = {}

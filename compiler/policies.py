@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from skipc.compiler.planner import ALWAYS, GATED_WORTH, Step, boldest
 from skipc.compiler.settings import Settings
@@ -21,6 +21,11 @@ def policies_of(settings: Settings) -> tuple[str, ...]:
     """The policies to measure; a single one is taken unmeasured. On a GPU, where a gate costs a wait, all of them."""
     asked = settings.gate_policy or (AUTO if settings.provider == "cuda" else ON_CPU)
     return POLICIES if asked == AUTO else (asked,)
+
+
+def may_share(steady: Collection[str], settings: Settings) -> Collection[str] | None:
+    """Names of the regions that may share a gate; None for all of them, where merging is measured or asked for."""
+    return steady if settings.gate_policy is None and settings.provider == "cpu" else None
 
 
 def fastest(

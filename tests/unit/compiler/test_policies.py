@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from skipc.compiler.planner import Step
-from skipc.compiler.policies import fastest, policies_of
+from skipc.compiler.policies import fastest, may_share, policies_of
 from skipc.compiler.settings import Settings
 from skipc.passes.policy import POLICIES
 
@@ -59,3 +59,10 @@ def test_on_a_gpu_all_policies_are_measured_unless_one_is_asked_for(
     asked: str | None, provider: str, expected: tuple[str, ...]
 ) -> None:
     assert policies_of(Settings(gate_policy=asked, provider=provider)) == expected
+
+
+def test_all_may_share_a_gate_where_that_is_asked_for_or_measured() -> None:
+    assert may_share({"a"}, Settings()) == {"a"}
+    assert may_share({"a"}, Settings(gate_policy="merged")) is None
+    assert may_share({"a"}, Settings(gate_policy="auto")) is None
+    assert may_share({"a"}, Settings(provider="cuda")) is None
