@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from skipc.compiler.loss import Losses
 from skipc.compiler.running import Outcome, Window
 
-SHARES = (0.25, 0.5, 0.75, 0.85)
+SHARES = (0.25, 0.5, 0.75)
 """Shares of *fit* for which a gate may open; beyond them it is a guard, or the block is bypassed always."""
 
 FINE_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9)
