@@ -30,7 +30,7 @@ def run(bench: Workbench) -> Json:
 
 def _measured(bench: Workbench, size: int) -> Json:
     built = bench.compiled(job(size))
-    films = rows(minilm.domains(built, SENTENCES)["films"], range(SENTENCES), bench.pick(SENTENCES, 60))
+    films = rows(minilm.domains(built.data, SENTENCES)["films"], range(SENTENCES), bench.pick(SENTENCES, 60))
     surveyed = survey_model(load_model(job(size).model), None)
     bench.say(f"timing MiniLM in batches of {size}")
     speed = speedups(built, films, size, 1, bench.pick(30, 1))

@@ -61,7 +61,7 @@ def run_log_sessions(bench: Workbench) -> Json:
 def _films(bench: Workbench, count: int) -> tuple[bytes, list[Feeds]]:
     """The compiled file, and requests of one sentence each."""
     built = bench.compiled(minilm.job())
-    items = batches(minilm.domains(built, count)["films"], 1, built.inputs)
+    items = batches(minilm.domains(built.data, count)["films"], 1, built.inputs)
     return serialized(built.compiled), [item.feeds for item in items]
 
 

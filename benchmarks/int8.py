@@ -60,7 +60,7 @@ def run(bench: Workbench) -> Json:
     """Compile the int8 model, then measure on sentences that the compiler never saw."""
     work = job(bench.folder)
     built = bench.compiled(work)
-    found = domains(built, bench.pick(SENTENCES, 60))
+    found = domains(built.data, bench.pick(SENTENCES, 60))
     surveyed = survey_model(load_model(work.model), None)
     original = load_model(models.fetch("minilm").files["minilm.onnx"]).model
     bench.say("judging MiniLM in int8 on four domains")

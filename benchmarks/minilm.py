@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def run_gentle(bench: Workbench) -> Json:
 
 def _measured(bench: Workbench, risk: float) -> Json:
     built = bench.compiled(job(risk))
-    found = domains(built, bench.pick(SENTENCES, 60))
+    found = domains(built.data, bench.pick(SENTENCES, 60))
     surveyed = survey_model(load_model(job().model), None)
     bench.say("judging MiniLM on four domains")
     quality = _qualities(built, found, _readout(built, bench.pick(READOUT_SENTENCES, 120)))
@@ -68,12 +69,12 @@ def _measured(bench: Workbench, risk: float) -> Json:
     }
 
 
-def domains(built: Built, count: int) -> Mapping[str, Dataset]:
+def domains(load: Callable[[str | Path], Dataset], count: int) -> Mapping[str, Dataset]:
     """Fresh sentences of each domain; of films those that no compilation uses."""
     files = models.fetch("vader-minilm").files
-    found = {"films": built.data(f"films={files['films.test.npz']}")}
+    found = {"films": load(f"films={files['films.test.npz']}")}
     for name in OTHERS:
-        data = built.data(files[f"{name}.npz"])
+        data = load(files[f"{name}.npz"])
         found[name] = data.subset(np.random.default_rng(0).permutation(len(data)))
     return {name: rows(data, range(len(data)), count) for name, data in found.items()}
 

@@ -64,7 +64,7 @@ def run(bench: Workbench) -> Json:
     path.write_bytes(serialized(built.compiled))
     log = bench.folder / "served.log"
     log.unlink(missing_ok=True)
-    good = _good(built, minilm.domains(built, bench.pick(SENTENCES, 20))["films"])
+    good = _good(built, minilm.domains(built.data, bench.pick(SENTENCES, 20))["films"])
     with _served(path, log, bench.repository) as url:
         bench.say(f"asking {url}")
         until = time.monotonic() + bench.pick(SECONDS, 2)

@@ -39,7 +39,7 @@ Floats = NDArray[np.float32]
 
 def requests(built: Built, count: int) -> dict[str, list[Feeds]]:
     """Requests of one sentence each: films first, then what they may turn into."""
-    found = dict(minilm.domains(built, count))
+    found = dict(minilm.domains(built.data, count))
     for name, path in models.fetch("fortunes-minilm").files.items():
         data = built.data(path)
         found[Path(name).stem] = rows(data, range(len(data)), count)

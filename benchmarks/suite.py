@@ -20,6 +20,7 @@ from benchmarks import (
     serving,
     smollm2,
     smollm2_blocks,
+    widths,
 )
 from benchmarks.workbench import Json, Workbench
 
@@ -36,6 +37,7 @@ BENCHMARKS: Mapping[str, Callable[[Workbench], Json]] = {
     "overhead": overhead.run,
     "batches": batches.run,
     "rows": rows.run,
+    "widths": widths.run,
     "deployment": deployment.run,
     "log": deployment.run_log,
     "log-sessions": deployment.run_log_sessions,

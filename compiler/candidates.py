@@ -214,10 +214,9 @@ def _mean_losses(
     hopeful = np.flatnonzero(means - SPREADS * errors <= hopeless)
     rest = judged.behind(SCREEN_UNITS)
     share = found.shape[1] / judged.units
-    for gate, own in progress.part(0.3, 1.0).each([int(gate) for gate in hopeful]):
+    for gate, _ in progress.part(0.3, 1.0).each(hopeful.tolist()):
         others = run_gated(model, opened(model.gates, [gate]), rest, loss).mean
         means[gate] = share * means[gate] + (1.0 - share) * others
-        own.to(1.0)
     return np.asarray(means)
 
 

@@ -134,7 +134,7 @@ def gate_options(
     plain: dict[str, tuple[Block, ...]] = {}
     for policy in policies:
         blocks = with_policy(unread, policy, flow, may_share(steady, settings))
-        if blocks and not any(_alike(blocks, others) for others in plain.values()):
+        if not any(_read_alike(blocks, others) for others in plain.values()):
             plain[policy] = blocks
     found: dict[str, Gated] = {}
     for policy, own in progress.each(list(plain)):
@@ -151,7 +151,7 @@ def gate_options(
     return replace(found[best], note=note)
 
 
-def _alike(blocks: Sequence[Block], others: Sequence[Block]) -> bool:
+def _read_alike(blocks: Sequence[Block], others: Sequence[Block]) -> bool:
     """Whether the same regions have gates that read the same."""
     first, second = ([(block.region.name, block.gate.reading) for block in each] for each in (blocks, others))
     return first == second

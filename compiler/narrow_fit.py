@@ -26,8 +26,8 @@ from skipc.runtime.plan import Array, Bypass, Region
 from skipc.runtime.session import open_session
 
 SHARES = (0.75, 0.625, 0.5)
-"""Of the hidden units kept; each is one bypass on offer. A linear path would cost more time than as many more units
-gain: half of MiniLM's units with one are slower and worse than 5/8 without."""
+"""Of the hidden units kept; each is one bypass on offer. A linear path takes the time of an eighth of the units where
+there are four for each channel, and as many more units explain more: see `benchmarks/results/widths.json`."""
 
 LINEAR_SHARES = (0.375, 0.25)
 """With a linear path, which gains more than it costs where fewer units are left."""
@@ -210,13 +210,13 @@ def row_weights(merged: NDArray[np.float64]) -> NDArray[np.float64]:
 def narrow_ladder(moments: HiddenMoments) -> tuple[Bypass, ...]:
     """The narrow bypasses on offer, from wide to narrow."""
     if moments.channels:
-        wide = fit_narrow(_without_linear(moments), SHARES)
+        wide = fit_narrow(without_linear(moments), SHARES)
         return (*wide, *fit_narrow(moments, LINEAR_SHARES, wide[-1].arrays["units"]))
     return fit_narrow(moments, HEAD_SHARES if moments.taps > 1 else QUANTIZED_SHARES)
 
 
-def _without_linear(moments: HiddenMoments) -> HiddenMoments:
-    """The same without a path from x."""
+def without_linear(moments: HiddenMoments) -> HiddenMoments:
+    """The same without a path from x; as they are where there is none."""
     behind = slice(moments.channels, None)
     mean, ff, fd = moments.mean_f[behind], moments.ff[behind, behind], moments.fd[behind]
     return replace(moments, channels=0, mean_f=mean, ff=ff, fd=fd)

@@ -25,6 +25,7 @@ FINE_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9)
 """The same where there are few gates, so that there are few configurations all the same."""
 
 FEW = 4
+"""Gates, at most."""
 
 GUARD = 0.95
 """The share of a guard: a gate that opens for nearly all inputs like those of *fit*, and for few unlike them."""

@@ -45,8 +45,8 @@ def as_shipped(
     """Costs with what a gate costs by itself, and with what the bypasses save in a file without gates.
 
     The first is what a file whose gates are all open takes longer than the same bypasses without gates. That one beside
-    the original says what all of them save together; measured one by one they save more, since nodes are slower in a
-    branch than outside.
+    the original says what all of them save together; measured in branches they save more, since nodes are slower there
+    than outside.
 
     Args:
         costs: measured in one file that holds all of the blocks.

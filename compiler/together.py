@@ -24,12 +24,10 @@ class Together:
     Attributes:
         options: those of overlapping regions as well, in order of first appearance.
         steady: names of the regions that together keep to the limit when they are always bypassed.
-        loss: mean loss of that; 0 where there are none of them.
     """
 
     options: tuple[Option, ...]
     steady: frozenset[str] = frozenset()
-    loss: float = 0.0
 
 
 def chosen_together(
@@ -46,24 +44,24 @@ def chosen_together(
         most_bytes: by which the file may grow.
         measured: the mean loss of always bypassing the regions of all these options.
     """
-    first: Together | None = None
-    best: tuple[float, Together] | None = None
-    aim, seen = limit, set[tuple[int, ...]]()
+    seen: set[tuple[int, ...]] = set()
+    within: list[tuple[float, Together]] = []
+    aim = limit
     for _ in range(TRIES):
         chosen = affordable_options(options, aim, most_bytes)
         steady = _steady(chosen, aim)
-        first = first or Together(chosen)
         key = tuple(map(id, steady))
         if not steady or key in seen:
             break
         seen.add(key)
         loss = measured(steady)
-        found = Together(chosen, frozenset(option.region.name for option in steady), loss)
-        saved = sum(option.saved_ms for option in steady)
-        if loss <= ROOM * limit and (best is None or saved > best[0]):
-            best = saved, found
+        if loss <= ROOM * limit:
+            names = frozenset(option.region.name for option in steady)
+            within.append((sum(option.saved_ms for option in steady), Together(chosen, names)))
         aim *= min(max(ROOM * limit / max(loss, 1e-12), NARROWEST), WIDEST)
-    return best[1] if best else first or Together(())
+    if within:
+        return max(within, key=lambda item: item[0])[1]
+    return Together(affordable_options(options, limit, most_bytes))
 
 
 def _steady(options: Sequence[Option], aim: float) -> tuple[Option, ...]:

@@ -202,9 +202,9 @@ class Cut:
         return narrowed(self.flow, self.constants, hidden, units, names.bypass(block.region.name), entry, referable)
 
     def _referable(self, region: Region, hidden: Hidden) -> frozenset[str]:
-        """Weights that stay in the graph around the branches."""
+        """Weights of a hidden layer that stay in the graph around the branches."""
         graph = self.model.graph
-        elem_types = {item.name: item.data_type for item in graph.initializer}
+        elem_types = {item.name: item.data_type for item in graph.initializer if item.name in hidden.slices}
         nodes = [self.flow.nodes[i] for i in members(hidden.nodes)]
         theirs = {item.name for item in graph.input} | for_branch(nodes, region.weights, elem_types)
         return frozenset(name for name, elem_type in elem_types.items() if elem_type not in SUB_BYTE) - theirs

@@ -322,13 +322,14 @@ def _sliced(
     for name, axis in hidden.slices.items():
         array, new = constants[name], f"{prefix}/{name}"
         width = array.shape[axis] // hidden.units
-        kept = np.ascontiguousarray(array.take(features_of(units, width), axis=axis))
-        index = numpy_helper.from_array(features_of(units, width), f"{prefix}/units_{width}")
-        if name in referable and kept.nbytes >= REFERRED_FROM * len(index.raw_data):
-            nodes.append(helper.make_node("Gather", [name, index.name], [new], name=new, axis=axis))
-            tensors[index.name] = index
+        features = features_of(units, width)
+        kept_bytes = array.nbytes * len(units) // hidden.units
+        if name in referable and kept_bytes >= REFERRED_FROM * features.nbytes:
+            index = f"{prefix}/units_{width}"
+            nodes.append(helper.make_node("Gather", [name, index], [new], name=new, axis=axis))
+            tensors[index] = numpy_helper.from_array(features, index)
         else:
-            tensors[new] = numpy_helper.from_array(kept, new)
+            tensors[new] = numpy_helper.from_array(np.ascontiguousarray(array.take(features, axis=axis)), new)
     return tuple(nodes), list(tensors.values())
 
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from skipc.compiler.data import Batch
-from skipc.compiler.narrow_fit import HiddenMoments, fit_narrow, observe_hidden, row_weights
+from skipc.compiler.narrow_fit import (
+    LINEAR_SHARES,
+    SHARES,
+    HiddenMoments,
+    fit_narrow,
+    narrow_ladder,
+    observe_hidden,
+    row_weights,
+)
 from tests.gated import surveyed
 from tests.graphs import gated_mlps
 
@@ -50,6 +60,16 @@ def test_wider_is_nested_around_narrower() -> None:
     wide, narrow = fit_narrow(planted()[0], shares=(0.25, 0.5))
     assert set(narrow.arrays["units"]) <= set(wide.arrays["units"])
     assert (len(wide.arrays["units"]), len(narrow.arrays["units"])) == (8, 4)
+
+
+def test_narrow_bypasses_on_offer() -> None:
+    found = narrow_ladder(planted()[0])
+    assert [len(item.arrays["units"]) for item in found] == [12, 10, 8, 6, 4]
+    paths = [not np.array_equal(item.arrays["weight"], np.eye(CHANNELS)) for item in found]
+    assert paths == [False] * len(SHARES) + [True] * len(LINEAR_SHARES)
+    for wide, narrow in pairwise(found):
+        assert set(narrow.arrays["units"]) <= set(wide.arrays["units"])
+    assert found[-1].arrays["units"].tolist() == MATTERING
 
 
 def test_only_rows_far_larger_than_usual_count_less() -> None:

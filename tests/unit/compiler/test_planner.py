@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from skipc.compiler.planner import (
     ALWAYS,
+    FEW,
+    FINE_SHARES,
     GATED_WORTH,
     GUARD,
     GUARD_WORTH,
@@ -264,6 +266,15 @@ def test_a_short_path_is_kept_whole() -> None:
 def test_a_block_that_ends_without_a_gate_has_none_before() -> None:
     path = [step(NEVER, 0.1), step(0.5, 0.1), step(ALWAYS, 0.2), step(ALWAYS, 0.3)]
     assert levels_of(path, 8) == (0, 2, 3)
+
+
+@pytest.mark.parametrize(("gates", "rungs"), [(FEW, FINE_SHARES), (FEW + 1, SHARES)])
+def test_few_gates_have_finer_shares(gates: int, rungs: Sequence[float]) -> None:
+    given = offer(gates)
+    found = best_path(given, trial(given, limit=1.0), 0.05, lambda step: 1.0 + len(set(step.shares)))
+    shares = {share for step in found for share in step.shares} - {0.0, GUARD, 1.0}
+    assert shares <= set(rungs)
+    assert len(shares) > 1
 
 
 def test_of_gentle_configurations_few_are_tested() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from skipc.compiler.planner import Step
+from skipc.compiler.planner import ALWAYS, NEVER, Step
 from skipc.compiler.policies import fastest, may_share, policies_of
 from skipc.compiler.settings import Settings
 from skipc.passes.policy import POLICIES
@@ -43,6 +43,13 @@ def test_a_policy_without_a_step_within_the_risk_gains_nothing() -> None:
     assert "block 1.000x" in note
     # Nor is a policy taken that is slower than no gate at all.
     assert fastest({"block": [TOO_BOLD], "early": [GENTLE]}, LIMIT, 0.05, lambda *_: 0.9)[0] == "block"
+
+
+def test_a_policy_without_gates_has_to_be_faster_by_a_tenth() -> None:
+    static = Step((ALWAYS, NEVER), (1.0, 0.0), 0.01, 0.001, 0.0)
+    paths = {"block": [static], "merged": [GENTLE]}
+    assert fastest(paths, LIMIT, 0.05, lambda policy, _: {"block": 1.30, "merged": 1.20}[policy])[0] == "merged"
+    assert fastest(paths, LIMIT, 0.05, lambda policy, _: {"block": 1.40, "merged": 1.20}[policy])[0] == "block"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,8 @@ from skipc.compiler.planner import ALWAYS, NEVER, Step
 from skipc.compiler.running import Judged
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
-from tests.gated import block, surveyed
+from skipc.runtime.session import open_session
+from tests.gated import Array, block, surveyed
 from tests.graphs import mlp
 
 COSTS = Costs(10.0, 11.0, np.array([1.0, 3.0]), np.array([0.1, 0.2]), 0.5)
@@ -42,14 +45,26 @@ def test_costs_as_shipped(
     assert costs.split is COSTS.split
 
 
-def test_models_are_really_timed() -> None:
+def test_what_is_timed_are_the_original_and_the_bypasses_without_gates_and_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     network = mlp()
     found = surveyed(network)
     blocks = [block(region, "identity") for region in found.survey.blocks[:2]]
-    feeds = network.feeds(batch=2)
-    costs = shipped.as_shipped(COSTS, found.model, blocks, [Batch(feeds, (0, 1), None)], Settings())
-    assert (costs.saved >= 0).all()
-    assert costs.gate >= 0
+    items = [Batch(network.feeds(batch=2), (0, 1), None)]
+    seen: list[bytes] = []
+
+    def latencies(models: Sequence[bytes], *_: object) -> Array:
+        seen.extend(models)
+        return np.ones(len(models))
+
+    monkeypatch.setattr(shipped, "_latencies", latencies)
+    shipped.as_shipped(COSTS, found.model, blocks, items, Settings())
+    original, static, gated = (open_session(model, optimize=False).run(items[0].feeds) for model in seen)
+    for name, array in original.items():
+        np.testing.assert_array_equal(gated[name], static[name])
+        assert np.abs(static[name] - array).max() > 1e-3
+    assert [model.count(b"then_branch") for model in seen] == [0, 0, 2]
 
 
 def test_a_step_is_built_without_what_it_never_opens(monkeypatch: pytest.MonkeyPatch) -> None:
