@@ -3,6 +3,9 @@
 PYTHON ?=
 PYTEST_ARGS ?= -m "not network" -r s
 
+# Files of tests run side by side; a file's tests share what they compiled.
+AT_ONCE ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
 VENV := .venv
 BIN := $(VENV)/bin
 LIGHT := $(VENV)/.light.stamp
@@ -39,7 +42,7 @@ types: $(FULL) ## mypy, strict
 	$(BIN)/mypy
 
 unit: $(FULL) ## the tests alone
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(AT_ONCE) $(PYTEST_ARGS)
 
 format: $(FULL) ## rewrite the code in the house format
 	$(BIN)/ruff check --fix-only .

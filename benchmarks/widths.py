@@ -106,7 +106,7 @@ def _ground(bench: Workbench) -> _Ground:
         surveyed=surveyed,
         loss=resolve_loss("cosine", fit.references[0], None),
         fit=fit,
-        observed=dict(observe(surveyed.model, surveyed.survey.blocks, single)),
+        observed=dict(observe(surveyed.model, surveyed.survey.blocks, single, seed=0)),
         hidden=observe_hidden(surveyed.model, surveyed.survey.blocks, single, seed=0),
     )
 

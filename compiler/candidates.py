@@ -19,9 +19,11 @@ from skipc.compiler.loss import Loss
 from skipc.compiler.moments import Observed, observe
 from skipc.compiler.narrow_fit import HiddenMoments, narrow_ladder, observe_hidden
 from skipc.compiler.options import Option, in_graph_order, lesser_half, without_overlap
+from skipc.compiler.planner import always
 from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Instrumented, Judged, in_parallel, opened, run_gated
 from skipc.compiler.settings import Settings
+from skipc.compiler.shipped import speed_as_shipped
 from skipc.compiler.survey import Surveyed
 from skipc.compiler.together import chosen_together
 from skipc.compiler.widths import smoothed
@@ -110,7 +112,7 @@ class Studied:
 
 def study(surveyed: Surveyed, items: Sequence[Batch], settings: Settings, progress: Progress = SILENT) -> Studied:
     """Run the original over batches without padding, and sum up what fitting needs."""
-    activations = observe(surveyed.model, surveyed.survey.regions, items, progress.part(0.0, 0.5))
+    activations = observe(surveyed.model, surveyed.survey.regions, items, settings.seed, progress.part(0.0, 0.5))
     narrow = settings.bypass in ("auto", "narrow")
     hidden = observe_hidden(surveyed.model, surveyed.survey.blocks if narrow else (), items, settings.seed)
     return Studied(activations, hidden)
@@ -137,12 +139,20 @@ def measure_candidates(
         original_ms.append(costs.original)
     middle = float(np.median(original_ms)) if original_ms else 0.0
 
-    def joint(chosen: Sequence[Option]) -> float:
-        blocks = [ungated(option.region, option.bypass) for option in in_graph_order(chosen, position)]
-        model = instrument(surveyed.model, blocks, surveyed.executor)
-        return run_gated(model, opened(len(blocks), range(len(blocks))), few, loss).mean
+    def blocks_of(chosen: Sequence[Option]) -> list[Block]:
+        return [ungated(option.region, option.bypass) for option in in_graph_order(chosen, position)]
 
-    together = chosen_together(smoothed(options), settings.risk, most_bytes(surveyed.model, settings.max_growth), joint)
+    def joint_loss(chosen: Sequence[Option]) -> float:
+        model = instrument(surveyed.model, blocks_of(chosen), surveyed.executor)
+        return run_gated(model, opened(len(chosen), range(len(chosen))), few, loss).mean
+
+    shipped = speed_as_shipped(surveyed, judged, settings)
+
+    def joint_speed(chosen: Sequence[Option]) -> float:
+        return shipped(blocks_of(chosen), always(len(chosen)))
+
+    most = most_bytes(surveyed.model, settings.max_growth)
+    together = chosen_together(smoothed(options), settings.risk, most, joint_loss, joint_speed)
     best = together.options
     impacts = tuple(_impact(option, studied.activations[option.region.name], gradients, middle) for option in best)
     if settings.impact == "activation":

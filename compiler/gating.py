@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from skipc.compiler.alike import alike
 from skipc.compiler.calibrate import p_value
+from skipc.compiler.candidates import Candidates
 from skipc.compiler.certify import Claim
 from skipc.compiler.data import Batch
 from skipc.compiler.fit import GateFit, fit_gate
 from skipc.compiler.granularity import Choice, choose_granularity
 from skipc.compiler.impact import (
     TIMING_BUDGET_MS,
+    Costs,
     ablate,
     instrument,
     instrument_for,
@@ -25,9 +27,10 @@ from skipc.compiler.impact import (
     typical,
     ungated,
 )
+from skipc.compiler.loss import Loss
 from skipc.compiler.moments import Observed
 from skipc.compiler.options import Option
-from skipc.compiler.planner import REACH, Offer, Step, Trial, best_path, threshold_at
+from skipc.compiler.planner import REACH, Offer, Step, Trial, best_path, forecast, threshold_at
 from skipc.compiler.policies import fastest, may_share, policies_of
 from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Instrumented, Judged, Outcome, Window, run_gated, shut
@@ -41,8 +44,12 @@ from skipc.passes.policy import with_policy
 from skipc.runtime.plan import Block
 from skipc.runtime.session import Session
 
-GATE_UNITS = 24
-"""Units of *fit* that gates of a steady loss are fitted on; each costs a run for every gate."""
+BINARY_GATE_UNITS, STEADY_GATE_UNITS = 600, 24
+"""Units of *fit* that gates are fitted on for binary losses, whose limits ask for many samples, and for steady ones;
+each costs a run for every gate."""
+
+HOPE = 1.5
+"""How many times more time a path may save than is forecast from the blocks one by one."""
 
 PATH_UNITS = {True: 1000, False: 300}
 """Units of *fit* that steps are tried on, for binary losses and for others: rare errors need more to be seen."""
@@ -97,13 +104,13 @@ class Evidence:
 def gate_options(
     surveyed: Surveyed,
     original: Session,
-    options: Sequence[Option],
-    steady: Collection[str],
+    candidates: Candidates,
     evidence: Evidence,
     claim: Claim,
     settings: Settings,
+    beat: float = 0.0,
     progress: Progress = SILENT,
-) -> Gated:
+) -> Gated | None:
     """Fit a gate for each option, lay the path on *fit*, and drop the gates that it never opens within the limit.
 
     Where several gate policies are to be measured this is done for each, and the fastest within the risk is kept.
@@ -113,14 +120,17 @@ def gate_options(
     Args:
         surveyed: the original.
         original: opened as it will be deployed.
-        options: one for each region, in graph order.
-        steady: names of the regions that together keep to the limit when they are always bypassed.
+        candidates: the regions and what stands in for each.
         evidence: what gates are fitted on.
         claim: to be certified.
         settings: of the compilation.
+        beat: speed-up that another way has reached.
         progress: of this stage.
+
+    Returns:
+        None where the gates cannot be as fast as that, so that no path is laid.
     """
-    judged = evidence.judged
+    judged, options = evidence.judged, candidates.chosen
     parts = (surveyed.model, options, evidence.joined, judged.key, *as_deployed(settings))
     choices = settings.cache.recall(
         "granularity",
@@ -128,19 +138,20 @@ def gate_options(
         lambda: choose_granularity(surveyed, options, judged.items, evidence.joined, settings),
     )
     unread = [_unfitted(surveyed, option, choices[option.region.name], evidence.mask) for option in options]
-    pooled = {option.region.entry: evidence.observed[option.region.name].pooled for option in options}
     flow = Flow.of(surveyed.model.graph)
     policies = policies_of(settings)
     plain: dict[str, tuple[Block, ...]] = {}
     for policy in policies:
-        blocks = with_policy(unread, policy, flow, may_share(steady, settings))
+        blocks = with_policy(unread, policy, flow, may_share(candidates.steady, settings))
         if not any(_read_alike(blocks, others) for others in plain.values()):
             plain[policy] = blocks
     found: dict[str, Gated] = {}
     for policy, own in progress.each(list(plain)):
-        found[policy] = _gated(surveyed, original, plain[policy], pooled, evidence, claim, settings, own)
-    if len(found) == 1:
-        return next(iter(found.values()))
+        laid = _gated(surveyed, original, plain[policy], evidence, claim, settings, beat, own)
+        if laid is not None:
+            found[policy] = laid
+    if len(found) <= 1:
+        return next(iter(found.values()), None)
     speed = speed_as_shipped(surveyed, judged, settings)
     paths = {policy: item.path for policy, item in found.items()}
 
@@ -161,30 +172,72 @@ def _gated(
     surveyed: Surveyed,
     original: Session,
     plain: Sequence[Block],
-    pooled: Mapping[str, NDArray[np.float32]],
     evidence: Evidence,
     claim: Claim,
     settings: Settings,
+    beat: float,
     progress: Progress,
-) -> Gated:
-    """Fit the gates of blocks that know what they read, and lay the path."""
+) -> Gated | None:
+    """Fit the gates of blocks that know what they read, and lay the path; None where they cannot be fast enough."""
     judged = evidence.judged
-    alone = instrument(surveyed.model, plain, surveyed.executor)
-    seen = judged.first(GATE_UNITS) if claim.loss.steady else judged
-    losses, smooth = ablate(alone, seen, claim.loss, progress.part(0.0, ABLATION_SHARE))
+    fitted = _fitted(surveyed, plain, evidence, claim.loss, settings, progress.part(0.0, ABLATION_SHARE))
+    costs = _timed(surveyed, original, fitted, judged, settings)
+    if beat > 1.0:
+        hoped = HOPE * forecast(_offer(fitted, fitted.losses, costs, judged), claim.limit)
+        if costs.original <= beat * (costs.original - hoped):
+            return None
+    whole = _with_path(surveyed, fitted, costs, judged, claim, settings, progress.part(ABLATION_SHARE, 1.0))
+    useful = _useful(whole.path, settings.risk)
+    return _only(surveyed, whole, useful, settings.risk) if useful and len(useful) < len(plain) else whole
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Blocks with fitted gates, and what they were fitted on.
+
+    Attributes:
+        blocks: in graph order.
+        fits: how well each gate predicts.
+        losses: of bypassing each block alone, [gates, units].
+        smooth: the same by the smooth proxy.
+        scores: of each gate while nothing is bypassed, on the same units.
+    """
+
+    blocks: tuple[Block, ...]
+    fits: tuple[GateFit, ...]
+    losses: NDArray[np.float64]
+    smooth: NDArray[np.float64]
+    scores: tuple[NDArray[np.float32], ...]
+
+
+def _fitted(
+    surveyed: Surveyed,
+    plain: Sequence[Block],
+    evidence: Evidence,
+    loss: Loss,
+    settings: Settings,
+    progress: Progress,
+) -> _Fitted:
+    seen = gate_units(evidence.judged, loss)
+    losses, smooth = ablate(instrument(surveyed.model, plain, surveyed.executor), seen, loss, progress)
     by_token = [block for block in plain if is_by_token(block.gate)]
     tokens = settings.cache.recall(
         "tokens",
         (surveyed.model, by_token, evidence.single, settings.seed),
         lambda: observe_tokens(surveyed.model, by_token, evidence.single, settings.seed),
     )
-    fits = [_fitted(block, pooled, seen, tokens, impact) for block, impact in zip(plain, smooth, strict=True)]
-    blocks = [replace(block, gate=fit.gate) for block, fit in zip(plain, fits, strict=True)]
-    fitted = list(zip(blocks, fits, strict=True))
-    rest = progress.part(ABLATION_SHARE, 1.0)
-    whole = _with_path(surveyed, original, fitted, (losses, smooth), judged, claim, settings, rest)
-    useful = _useful(whole.path, settings.risk)
-    return _only(surveyed, whole, useful, settings.risk) if useful and len(useful) < len(blocks) else whole
+    pooled = {block.region.entry: evidence.observed[block.region.name].pooled for block in plain}
+    fits = tuple(_fit(block, pooled, seen, tokens, impact) for block, impact in zip(plain, smooth, strict=True))
+    blocks = tuple(replace(block, gate=fit.gate) for block, fit in zip(plain, fits, strict=True))
+    model = instrument(surveyed.model, blocks, surveyed.executor)
+    return _Fitted(blocks, fits, losses, smooth, run_gated(model, shut(len(blocks)), seen, loss).scores)
+
+
+def gate_units(judged: Judged, loss: Loss) -> Judged:
+    """What gates are fitted on."""
+    if loss.steady:
+        return judged.first(STEADY_GATE_UNITS)
+    return judged.first(BINARY_GATE_UNITS) if loss.binary else judged
 
 
 def _unfitted(surveyed: Surveyed, option: Option, choice: Choice, mask: str) -> Block:
@@ -196,7 +249,7 @@ def _unfitted(surveyed: Surveyed, option: Option, choice: Choice, mask: str) -> 
     return replace(block, granularity_reason=choice.reason)
 
 
-def _fitted(
+def _fit(
     block: Block,
     pooled: Mapping[str, NDArray[np.float32]],
     seen: Judged,
@@ -237,47 +290,33 @@ def _by_unit(pooled: NDArray[np.float32], judged: Judged) -> NDArray[np.float32]
     return np.stack([part.mean(axis=0) for part in np.split(pooled[: ends[-1]], ends[:-1])])
 
 
+def _timed(surveyed: Surveyed, original: Session, fitted: _Fitted, judged: Judged, settings: Settings) -> Costs:
+    halves = {
+        gate: threshold_at(fitted.scores[gate], 0.5)
+        for gate, block in enumerate(fitted.blocks)
+        if is_by_token(block.gate) or (decides_by_row(block.gate) and settings.batch_size > 1)
+    }
+    model = instrument_for(surveyed.model, fitted.blocks, settings)
+    groups = alike(fitted.blocks, surveyed.model)
+    return measure_costs(original, model, typical(judged.items), groups, halves, 2 * TIMING_BUDGET_MS)
+
+
 def _with_path(
     surveyed: Surveyed,
-    original: Session,
-    fitted: Sequence[tuple[Block, GateFit]],
-    losses: tuple[NDArray[np.float64], NDArray[np.float64]],
+    fitted: _Fitted,
+    costs: Costs,
     judged: Judged,
     claim: Claim,
     settings: Settings,
     progress: Progress,
 ) -> Gated:
-    blocks = [block for block, _ in fitted]
-    scores = run_gated(
-        instrument(surveyed.model, blocks, surveyed.executor),
-        shut(len(blocks)),
-        judged.first(losses[0].shape[1]),
-        claim.loss,
-    ).scores
-    halves = {
-        gate: threshold_at(scores[gate], 0.5)
-        for gate, block in enumerate(blocks)
-        if is_by_token(block.gate) or (decides_by_row(block.gate) and settings.batch_size > 1)
-    }
-    timed = instrument_for(surveyed.model, blocks, settings)
-    items = typical(judged.items)
-    costs = measure_costs(original, timed, items, alike(blocks, surveyed.model), halves, 2 * TIMING_BUDGET_MS)
-    costs = as_shipped(costs, surveyed.model, blocks, items, settings)
-    measured = tuple(
-        replace(
-            block,
-            saved_ms=float(saved),
-            time_share=float(saved) / costs.original,
-            impact=float(losses[0][gate].mean()),
-        )
-        for gate, (block, saved) in enumerate(zip(blocks, costs.saved, strict=True))
+    costs = as_shipped(costs, surveyed.model, fitted.blocks, typical(judged.items), settings)
+    blocks = tuple(
+        replace(block, saved_ms=float(saved), time_share=float(saved) / costs.original, impact=float(losses.mean()))
+        for block, saved, losses in zip(fitted.blocks, costs.saved, fitted.losses, strict=True)
     )
-    model = instrument(surveyed.model, measured, surveyed.executor)
+    model = instrument(surveyed.model, blocks, surveyed.executor)
     few = judged.first(claim.loss.enough(PATH_UNITS[claim.loss.binary]))
-    weights = [_by_row(block, *pair) for block, *pair in zip(measured, scores, losses[1], strict=True)]
-    # A gate that decides for a whole batch ties its samples together: they are no independent units then.
-    gated = [decides_by_row(block.gate) or judged.units == len(judged.items) for block in measured]
-    offer = Offer([item.astype(np.float64) for item in scores], weights, costs.saved, costs.split, costs.gate, gated)
 
     def tried(window: Window) -> Outcome:
         outcome = run_gated(model, window, few, claim.loss)
@@ -287,12 +326,21 @@ def _with_path(
     trial = Trial(
         run=tried,
         p_value=lambda losses: p_value(np.resize(losses, judged.units), claim.limit, claim.binary),
-        floors=tuple(block.gate.floor for block in measured),
+        floors=tuple(block.gate.floor for block in blocks),
         limit=claim.limit,
     )
     speed = speed_as_shipped(surveyed, judged, settings)
-    path = best_path(offer, trial, 1.0 - claim.confidence, partial(speed, measured))
-    return Gated(measured, tuple(fit for _, fit in fitted), path, model)
+    offer = _offer(fitted, fitted.smooth, costs, judged)
+    path = best_path(offer, trial, 1.0 - claim.confidence, partial(speed, blocks))
+    return Gated(blocks, fitted.fits, path, model)
+
+
+def _offer(fitted: _Fitted, losses: NDArray[np.float64], costs: Costs, judged: Judged) -> Offer:
+    scores, blocks = fitted.scores, fitted.blocks
+    by_row = [_by_row(block, *pair) for block, *pair in zip(blocks, scores, losses, strict=True)]
+    # A gate that decides for a whole batch ties its samples together: they are no independent units then.
+    gated = [decides_by_row(block.gate) or judged.units == len(judged.items) for block in blocks]
+    return Offer([item.astype(np.float64) for item in scores], by_row, costs.saved, costs.split, costs.gate, gated)
 
 
 def _by_row(block: Block, scores: NDArray[np.float32], losses: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -75,7 +75,7 @@ def ablate(
 
 TIMING_BUDGET_MS = 4000.0
 TIMED_BATCHES = 4
-LEAST_ROUNDS, MOST_ROUNDS = 4, 100
+LEAST_ROUNDS, MOST_ROUNDS = 4, 50
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,16 @@ Matrix = NDArray[np.float64]
 CHUNK = 16
 """Batches whose activations are held in memory at a time."""
 
+MOST_ROWS = 128
+"""Rows of a batch that are summed up, drawn at random: the pixels of one image are much like one another."""
+
 TINY = 1e-12
 """Norms below it count as zero; a row that is zero before and after has not changed."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """First and second moments of a region's entry x and of d = merge - x, over all rows (samples, tokens, pixels).
+    """First and second moments of a region's entry x and of d = merge - x, over rows (samples, tokens, pixels).
 
     Attributes:
         rows: number of rows.
@@ -107,11 +110,12 @@ class _Sums:
         self.change = 0.0
         self.influence = 0.0
 
-    def add(self, chunk: Sequence[Mapping[str, Array]], half: int) -> None:
+    def add(self, chunk: Sequence[Mapping[str, Array]], half: int, random: np.random.Generator) -> None:
         """Add a chunk of runs; one product over all of its rows costs far less than one a run."""
         region = self.region
+        drawn = [_drawn(values[region.entry].size // region.channels, random) for values in chunk]
         rows = {
-            name: np.concatenate([rows_of(values[name], region) for values in chunk])
+            name: np.concatenate([rows_of(values[name], region)[own] for values, own in zip(chunk, drawn, strict=True)])
             for name in {region.entry, region.merge, region.exit}
         }
         self.halves[half] += Moments.of(rows[region.entry], rows[region.merge])
@@ -127,6 +131,10 @@ class _Sums:
         return Observed((first, second), np.concatenate(self.pooled), self.change / rows, self.influence / rows)
 
 
+def _drawn(rows: int, random: np.random.Generator) -> NDArray[np.int64] | slice:
+    return slice(None) if rows <= MOST_ROWS else np.sort(random.choice(rows, MOST_ROWS, replace=False))
+
+
 def _distances(entry: Array, leaving: Array) -> tuple[float, float]:
     x, y = entry.astype(np.float64), leaving.astype(np.float64)
     norm_x, norm_y = np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)
@@ -136,7 +144,7 @@ def _distances(entry: Array, leaving: Array) -> tuple[float, float]:
 
 
 def observe(
-    model: onnx.ModelProto, regions: Sequence[Region], items: Sequence[Batch], progress: Progress = SILENT
+    model: onnx.ModelProto, regions: Sequence[Region], items: Sequence[Batch], seed: int, progress: Progress = SILENT
 ) -> dict[str, Observed]:
     """Run the original once over batches and sum up what its regions do, by region name.
 
@@ -144,18 +152,19 @@ def observe(
         model: normalised original.
         regions: to watch; they may overlap.
         items: batches without padding (batch size 1 sees to that).
+        seed: of the rows drawn where a batch has more than needed.
         progress: told of every chunk.
     """
     values = frozenset(name for region in regions for name in _values(region))
     session = open_session(with_outputs(model, sorted(values)).SerializeToString())
     watched = tuple(name for name in session.outputs if name in values)
-    sums = [_Sums(region) for region in regions]
+    sums, random = [_Sums(region) for region in regions], np.random.default_rng(seed)
     for start, own in progress.each(range(0, len(items), CHUNK)):
         chunk = in_parallel(
             lambda item: {**item.feeds, **session.run(item.feeds, watched)}, items[start : start + CHUNK], progress=own
         )
         for each in sums:
-            each.add(chunk, start // CHUNK % 2)
+            each.add(chunk, start // CHUNK % 2, random)
     return {each.region.name: each.observed() for each in sums}
 
 

@@ -33,7 +33,7 @@ from skipc.compiler.portrait import Portrait, Subject, take_portrait
 from skipc.compiler.probe import probe_feeds
 from skipc.compiler.promises import Measured, exposed, measure_promises, require_promises, static_alternative
 from skipc.compiler.reference import with_references
-from skipc.compiler.second_look import with_second_look
+from skipc.compiler.second_look import best_second_look, faster_of
 from skipc.compiler.settings import Settings
 from skipc.compiler.shift import LeftOut, estimate_shift
 from skipc.compiler.source import Source
@@ -193,9 +193,12 @@ def _laid(ground: _Ground, settings: Settings, console: Console) -> Laid:
         )
     _require_candidates(candidates)
     with measuring(console, "fitting gates and laying the path", cache) as progress:
-        chosen, steady = candidates.chosen, candidates.steady
-        gated = gate_options(surveyed, original, chosen, steady, ground.evidence, claim, settings, progress)
-        gated = with_second_look(surveyed, original, ground.evidence, gated, claim, settings)
+        evidence = ground.evidence
+        look = best_second_look(surveyed, original, evidence, claim, settings)
+        beat = look.speedup if look else 0.0
+        blocks = gate_options(surveyed, original, candidates, evidence, claim, settings, beat, progress)
+        gated = faster_of(look, blocks, surveyed, fit, claim, settings)
+        assert gated is not None, "without a second look blocks have nothing to beat"
     return Laid(candidates, gated)
 
 

@@ -16,7 +16,7 @@ from skipc.compiler.data import Batch
 from skipc.compiler.latency import Run, Speedup, interleaved, speedup_of
 from skipc.runtime.session import Session
 
-BUDGET_MS = 6000.0
+BUDGET_MS = 3000.0
 LEAST_BATCHES, MOST_BATCHES = 24, 400
 GROUP = 8
 """Batches whose times are summed before two models are compared: single ones are noise."""

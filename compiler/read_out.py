@@ -29,6 +29,9 @@ CELLS = (1, 2, 3, 4)
 MOST_FEATURES = 512
 """Finer grids than this many features allow fit no better on a few thousand samples, and take longer."""
 
+CHUNK = 16
+"""Samples that are pooled at once: numpy takes longer to be called than to average one small image."""
+
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Of the ridge, relative to the number of samples, on standardised features."""
 
@@ -99,19 +102,28 @@ def observe_pooled(
     """
     session = open_session(with_outputs(model, [*wanted, scores]).SerializeToString())
 
-    def run(item: Batch) -> tuple[dict[str, list[NDArray[np.float32]]], Array]:
-        values = {
-            **item.feeds,
-            **session.run(item.feeds, [name for name in (*wanted, scores) if name not in item.feeds]),
-        }
-        return {name: [pooling.of(values[name]) for pooling in found] for name, found in wanted.items()}, values[scores]
+    def run(chunk: Sequence[Batch]) -> tuple[dict[str, list[NDArray[np.float32]]], Array]:
+        found = [
+            session.run(item.feeds, [name for name in (*wanted, scores) if name not in item.feeds]) for item in chunk
+        ]
+        values = [{**item.feeds, **outputs} for item, outputs in zip(chunk, found, strict=True)]
+        pooled = {name: _pooled(kinds, [each[name] for each in values]) for name, kinds in wanted.items()}
+        return pooled, np.concatenate([each[scores] for each in values])
 
-    runs = in_parallel(run, items)
+    runs = in_parallel(run, [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)])
     pooled = {
         name: [np.concatenate([each[name][i] for each, _ in runs]).astype(np.float64) for i in range(len(found))]
         for name, found in wanted.items()
     }
     return pooled, np.concatenate([found for _, found in runs]).astype(np.float64)
+
+
+def _pooled(kinds: Sequence[Pooling], values: Sequence[Array]) -> list[NDArray[np.float32]]:
+    """Values of several samples by each pooling, [samples, F]; at once where they are of one shape."""
+    if len({value.shape for value in values}) == 1:
+        joined = np.concatenate(values)
+        return [pooling.of(joined) for pooling in kinds]
+    return [np.concatenate([pooling.of(value) for value in values]) for pooling in kinds]
 
 
 def fit_read_out(pooling: Pooling, features: Matrix, scores: Matrix) -> ReadOut:

@@ -62,21 +62,33 @@ class Look:
     share: float
 
 
-def with_second_look(
-    surveyed: Surveyed, original: Session, evidence: Evidence, rival: Gated, claim: Claim, settings: Settings
-) -> Gated:
-    """A second look where it is faster at the same risk than the gated blocks, and these otherwise.
+@dataclass(frozen=True)
+class SecondLook:
+    """The best place for a second look, and how fast it is.
+
+    Attributes:
+        gated: one block and the path of its thresholds.
+        speedup: over the original, by the boldest threshold that *fit* lets one hope for.
+    """
+
+    gated: Gated
+    speedup: float
+
+
+def best_second_look(
+    surveyed: Surveyed, original: Session, evidence: Evidence, claim: Claim, settings: Settings
+) -> SecondLook | None:
+    """The fastest second look; None where none is asked for or none gains.
 
     Args:
         surveyed: the original.
         original: to time against.
         evidence: what to fit on.
-        rival: blocks and path without a second look.
         claim: what is to be certified.
         settings: of the compilation.
     """
     if not is_asked(claim, settings):
-        return rival
+        return None
     most = most_bytes(surveyed.model, settings.max_growth)
     looks = [
         look
@@ -84,16 +96,33 @@ def with_second_look(
         if look.share >= LEAST_SHARE and _bytes(look.block.bypass) <= most
     ]
     chosen = _fastest(surveyed, original, looks, evidence, claim, settings)
-    if chosen is None:
-        return rival
-    speed = speed_as_shipped(surveyed, evidence.judged, settings)
-    ends = [boldest(gated.path, claim.limit, 1.0 - claim.confidence) for gated in (rival, chosen.gated)]
-    if ends[1] is None:
-        return rival
+    end = boldest(chosen.gated.path, claim.limit, 1.0 - claim.confidence) if chosen else None
+    if chosen is None or end is None:
+        return None
     # The read-out knows the samples of *fit*, and is surer of them than it will be of others.
-    fair = replace(ends[1], thresholds=(threshold_at(chosen.look.scores, ends[1].shares[0]),))
-    rival_speed = speed(rival.blocks, ends[0]) if ends[0] else 1.0
-    return chosen.gated if speed(chosen.gated.blocks, fair) > rival_speed else rival
+    fair = replace(end, thresholds=(threshold_at(chosen.look.scores, end.shares[0]),))
+    speed = speed_as_shipped(surveyed, evidence.judged, settings)(chosen.gated.blocks, fair)
+    return SecondLook(chosen.gated, speed) if speed > 1.0 else None
+
+
+def faster_of(
+    look: SecondLook | None, blocks: Gated | None, surveyed: Surveyed, judged: Judged, claim: Claim, settings: Settings
+) -> Gated | None:
+    """The second look where it is faster at the same risk than the gated blocks, and these otherwise.
+
+    Args:
+        look: None where there is none.
+        blocks: None where they cannot be as fast.
+        surveyed: the original.
+        judged: what they are timed on.
+        claim: what is to be certified.
+        settings: of the compilation.
+    """
+    if look is None or blocks is None:
+        return look.gated if look else blocks
+    end = boldest(blocks.path, claim.limit, 1.0 - claim.confidence)
+    speed = speed_as_shipped(surveyed, judged, settings)(blocks.blocks, end) if end else 1.0
+    return look.gated if look.speedup > speed else blocks
 
 
 def _bytes(read_out: Bypass) -> int:
@@ -102,7 +131,6 @@ def _bytes(read_out: Bypass) -> int:
 
 
 def is_asked(claim: Claim, settings: Settings) -> bool:
-    """Whether a second look fits the claim and what the user wants; ``--exclude second-look`` does without."""
     """Whether a second look fits the claim and what the user wants; ``--exclude second-look`` does without."""
     excluded = any(fnmatch(NAME, pattern) for pattern in settings.exclude)
     return claim.loss.name in LOSSES and settings.bypass == "auto" and settings.granularity != "batch" and not excluded

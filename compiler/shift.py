@@ -18,7 +18,7 @@ from skipc.compiler.certify import Claim
 from skipc.compiler.clusters import clusters_of
 from skipc.compiler.data import Batch
 from skipc.compiler.fit import fit_gate
-from skipc.compiler.gating import Evidence
+from skipc.compiler.gating import BINARY_GATE_UNITS, Evidence
 from skipc.compiler.impact import ablate, instrument, ungated
 from skipc.compiler.loss import Loss
 from skipc.compiler.options import Option
@@ -39,8 +39,9 @@ NOTE = (
 """What the estimate can and cannot tell."""
 
 CLUSTERS = 4
-UNITS = {True: 600, False: 200}
-"""Units that are clustered and run, for binary losses and for others: rare errors need more to be seen."""
+UNITS = {True: BINARY_GATE_UNITS, False: 200}
+"""Units that are clustered and run, for binary losses and for others: rare errors need more to be seen. What bypassing
+each block alone does to the former is known from fitting gates."""
 
 FEWEST = 10
 """Units in a cluster for it to be left out: a mean over fewer says nothing."""

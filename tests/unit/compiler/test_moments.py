@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from skipc.compiler import moments
 from skipc.compiler.data import Batch
 from skipc.compiler.moments import CHUNK, Moments, Observed, observe, pooled_rows, rows_of
 from skipc.passes.expose import with_outputs
@@ -47,7 +48,7 @@ def test_moments_equal_those_of_all_rows_at_once(build: Callable[[], Network]) -
     network = build()
     found = surveyed(network)
     items = items_of(network)
-    observed = observe(found.model, found.survey.regions, items)
+    observed = observe(found.model, found.survey.regions, items, 0)
     values = [name for region in found.survey.regions for name in (region.entry, region.merge, region.exit)]
     # The optimised session that is observed may differ by fused kernels: 1e-5 of values near 1.
     runs = [run(with_outputs(found.model, values), item.feeds) for item in items]
@@ -88,7 +89,7 @@ def flattened(observed: Observed) -> list[bytes]:
 def test_the_same_data_give_the_same_sums_bit_for_bit(build: Callable[[], Network]) -> None:
     network = build()
     found = surveyed(network)
-    first, second = (observe(found.model, found.survey.blocks, items_of(network)) for _ in range(2))
+    first, second = (observe(found.model, found.survey.blocks, items_of(network), 0) for _ in range(2))
     assert {name: flattened(item) for name, item in first.items()} == {
         name: flattened(item) for name, item in second.items()
     }
@@ -116,3 +117,21 @@ def test_no_rows_add_nothing() -> None:
     total = Moments.none(3) + some
     assert total.rows == 5
     np.testing.assert_array_equal(total.xd, some.xd)
+
+
+def test_of_many_rows_some_are_drawn_by_the_seed_and_pooling_sees_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = conv_net()
+    found = surveyed(network)
+    whole = observe(found.model, found.survey.blocks, items_of(network), 0)
+    monkeypatch.setattr(moments, "MOST_ROWS", 5)
+    first, again, other = (observe(found.model, found.survey.blocks, items_of(network), seed) for seed in (0, 0, 1))
+    for name, item in first.items():
+        assert sum(half.rows for half in item.halves) == 5 * COUNT < sum(half.rows for half in whole[name].halves)
+        assert flattened(item) == flattened(again[name]) != flattened(other[name])
+        np.testing.assert_array_equal(item.pooled, whole[name].pooled)
+        # Five rows of each batch: a mean is off by a part of the rows' spread, which is near their size here.
+        drawn, of_all = (
+            np.sum([half.dd for half in each.halves]) / sum(half.rows for half in each.halves)
+            for each in (item, whole[name])
+        )
+        assert drawn == pytest.approx(of_all, rel=0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,9 @@ from skipc.compiler.planner import (
     Rung,
     Step,
     Trial,
+    always,
     best_path,
+    forecast,
     ladder,
     lay_path,
     levels_of,
@@ -294,3 +296,27 @@ def test_a_thinned_path_keeps_its_end_and_is_spread_over_the_loss() -> None:
     kept = thinned(path, 0.05, 4)
     # Aims at 0.01875, 0.0375, 0.05625 and 0.075, which is as far as a path may go.
     assert [path.index(step) for step in kept] == [4, 7, 9, 10]
+
+
+def best_by_trying(given: Offer, limit: float) -> float:
+    """The most that any shares save whose losses add up to no more than the limit."""
+    gates = range(len(given.saved_ms))
+    choices = [[Rung(0.0, 0.0, 0.0), *(rung_at(given, gate, share) for share in (*FINE_SHARES, 1.0))] for gate in gates]
+    within = [rungs for rungs in product(*choices) if sum(rung.loss for rung in rungs) <= limit]
+    return max(sum(rung.saved_ms for rung in rungs) for rungs in within)
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.004, 0.02, 1.0])
+def test_a_forecast_is_no_less_than_what_blocks_that_add_up_can_save(limit: float) -> None:
+    given = offer(gates=3)
+    best, hoped = best_by_trying(given, limit), forecast(given, limit)
+    # By parts of one step, and by a guard in the place of a block that is always bypassed.
+    step = 0.1 * given.saved_ms.max()
+    guards = (1.0 - GUARD) * given.saved_ms.sum() + 3 * given.gate_ms
+    assert best - guards <= hoped <= best + step
+
+
+def test_what_is_always_bypassed_opens_every_gate_whatever_its_score() -> None:
+    step = always(3)
+    assert step.thresholds == (ALWAYS,) * 3
+    assert simulated(offer())(window_of(step.thresholds, (0.0,) * 3)).shares.all()

@@ -142,7 +142,7 @@ def test_a_network_is_estimated_the_same_way_every_time() -> None:
     network = mlp()
     found = surveyed(network)
     data = judged(network, [1] * 80)
-    evidence = Evidence(observe(found.model, found.survey.blocks, data.items), data, data.items, (), "")
+    evidence = Evidence(observe(found.model, found.survey.blocks, data.items, 0), data, data.items, (), "")
     options = [Option(region, Bypass("identity"), 0.1, 1.0) for region in found.survey.blocks]
     claim = Claim(LOSS, "y", 0.4, 0.95, binary=False)
     whole = Surveyed(found.model, input_specs(found.model), found.survey, {})
