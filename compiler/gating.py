@@ -226,7 +226,8 @@ def _fitted(
         (surveyed.model, by_token, evidence.single, settings.seed),
         lambda: observe_tokens(surveyed.model, by_token, evidence.single, settings.seed),
     )
-    pooled = {block.region.entry: evidence.observed[block.region.name].pooled for block in plain}
+    regions = [part.region for block in plain for part in block.bypass.parts or (block,)]
+    pooled = {region.entry: evidence.observed[region.name].pooled for region in regions}
     fits = tuple(_fit(block, pooled, seen, tokens, impact) for block, impact in zip(plain, smooth, strict=True))
     blocks = tuple(replace(block, gate=fit.gate) for block, fit in zip(plain, fits, strict=True))
     model = instrument(surveyed.model, blocks, surveyed.executor)

@@ -313,7 +313,7 @@ def test_a_forecast_is_no_less_than_what_blocks_that_add_up_can_save(limit: floa
     # By parts of one step, and by a guard in the place of a block that is always bypassed.
     step = 0.1 * given.saved_ms.max()
     guards = (1.0 - GUARD) * given.saved_ms.sum() + 3 * given.gate_ms
-    assert best - guards <= hoped <= best + step
+    assert best - guards - 1e-9 <= hoped <= best + step
 
 
 def test_what_is_always_bypassed_opens_every_gate_whatever_its_score() -> None:
