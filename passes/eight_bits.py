@@ -4,8 +4,9 @@ Weights get one scale for each column, values one for each row (a token, a sampl
 and the few tokens of huge values that language models have spoil no others (LLM.int8, arXiv 2208.07339). Everything
 between the products stays in float.
 
-Values are written as uint8 about 128 and weights as int8: the pair that processors have instructions for (VNNI). ONNX
-Runtime's kernels for older x86 processors let sums of that pair overflow; there the loss has to be measured anew.
+Values are written as uint8 about 128 and weights as int8: the pair that processors have instructions for (VNNI).
+Weights keep to seven of their bits: on older x86 processors ONNX Runtime adds pairs of products in 16 bits, and no pair
+of these overflows, so that all processors compute the same.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from onnx import TensorProto
 
 from skipc.passes.builder import Builder, Fragment
 from skipc.passes.flow import Flow
-from skipc.passes.integers import FULL_RANGE, quantized_weight
+from skipc.passes.integers import FULL_RANGE, REDUCED_RANGE, quantized_weight
 from skipc.passes.normalize import copied_node
 from skipc.passes.products import Product, product_at
 from skipc.runtime.plan import Array, Region
@@ -98,7 +99,7 @@ def _quantized(builder: Builder, value: str) -> tuple[str, str]:
 
 def _write(builder: Builder, quantized: tuple[str, str], weight: Array, output: str) -> None:
     value, step = quantized
-    levels, steps = quantized_weight(weight, FULL_RANGE)
+    levels, steps = quantized_weight(weight, REDUCED_RANGE)
     operands = [value, builder.constant(levels, np.int8), builder.constant(MIDDLE, np.uint8)]
     product = builder.cast(builder.op("MatMulInteger", operands), TensorProto.FLOAT)
     builder.op("Mul", [builder.op("Mul", [product, step]), builder.constant(steps)], output=output)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from onnx import helper, numpy_helper
 
-from skipc.compiler.read_out import Pooling, fit_read_out, poolings
+from skipc.compiler.data import Batch
+from skipc.compiler.read_out import CHUNK, Pooling, fit_read_out, observe_pooled, poolings
 from skipc.passes.candidate import ValueType
+from skipc.passes.expose import with_outputs
+from tests.gated import run, surveyed
+from tests.graphs import transformer
 
 WHOLE = Pooling({"axes": np.zeros(0, np.int64)})
 
@@ -52,3 +58,21 @@ def test_images_are_pooled_on_grids_and_sequences_over_tokens() -> None:
 def test_an_image_of_unknown_size_is_pooled_as_a_whole() -> None:
     (only,) = poolings(ValueType(1, ("batch", 16, None, None)), 1)
     assert only.arrays["axes"].tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("lengths", [(5, 5), (5, 3)])
+def test_what_is_observed_is_the_pooled_value_of_each_sample(lengths: tuple[int, int]) -> None:
+    network = transformer()
+    found = surveyed(network)
+    region, model = found.survey.blocks[-1], found.model
+    model.graph.node.append(helper.make_node("ReduceSum", [region.exit, "axes"], ["classes"], keepdims=0))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "axes"))
+    feeds = [network.feeds(batch=1, length=lengths[i % 2], seed=i) for i in range(CHUNK + 3)]
+    wanted = {region.entry: (Pooling({"axes": np.array([1], np.int64)}),)}
+    items = [Batch(each, (i,), None) for i, each in enumerate(feeds)]
+    pooled, scores = observe_pooled(model, wanted, "classes", items)
+    runs = [run(with_outputs(model, [region.entry, "classes"]), each) for each in feeds]
+    # The session that is observed may differ by fused kernels: 1e-5 of values near 1.
+    expected = np.concatenate([result[region.entry].mean(axis=1) for result in runs])
+    np.testing.assert_allclose(pooled[region.entry][0], expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(scores, np.concatenate([result["classes"] for result in runs]), rtol=0, atol=1e-5)

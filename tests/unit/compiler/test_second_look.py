@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
+from skipc.compiler import second_look
 from skipc.compiler.certify import Claim
 from skipc.compiler.fit import GateFit
 from skipc.compiler.loss import resolve_loss
 from skipc.compiler.planner import REACH
-from skipc.compiler.second_look import Look, is_asked, lay_thresholds, sure_share
+from skipc.compiler.second_look import Look, SecondLook, faster_of, is_asked, lay_thresholds, sure_share
 from skipc.compiler.settings import Settings
 from skipc.runtime.plan import Block, Bypass, Gate, Region
 
@@ -75,3 +79,18 @@ def test_a_path_goes_from_gentle_to_bold_and_a_little_beyond_the_limit() -> None
 )
 def test_it_is_looked_for_where_only_the_order_of_scores_counts(settings: Settings, loss: str, expected: bool) -> None:
     assert is_asked(claim(loss), settings) is expected
+
+
+@pytest.mark.parametrize(("speed", "expected"), [(1.2, "look"), (1.9, "blocks")])
+def test_the_faster_way_is_taken(monkeypatch: pytest.MonkeyPatch, speed: float, expected: str) -> None:
+    ways: dict[str, Any] = {
+        "look": SimpleNamespace(path=(), blocks=()),
+        "blocks": SimpleNamespace(path=lay_thresholds(look(0.5), COUNT, 0.0, 1.0, claim()), blocks=()),
+    }
+    monkeypatch.setattr(second_look, "speed_as_shipped", lambda *_: lambda *_: speed)
+    nothing: Any = None
+    surroundings = (nothing, nothing, claim(), Settings())
+    found = faster_of(SecondLook(ways["look"], 1.5), ways["blocks"], *surroundings)
+    assert found is ways[expected]
+    assert faster_of(SecondLook(ways["look"], 1.5), None, *surroundings) is ways["look"]
+    assert faster_of(None, ways["blocks"], *surroundings) is ways["blocks"]

@@ -28,8 +28,8 @@ def blocks_of(found: Surveyed) -> list[Block]:
 
 
 def by_hand(value: Array, weight: Array) -> Array:
-    """Value · weight with both rounded to 8 bits, the value row by row and the weight column by column."""
-    step, steps = np.abs(value).max(axis=-1, keepdims=True) / 127, np.abs(weight).max(axis=0) / 127
+    """Value · weight, the value rounded to 8 bits row by row and the weight to 7 column by column."""
+    step, steps = np.abs(value).max(axis=-1, keepdims=True) / 127, np.abs(weight).max(axis=0) / 64
     return np.asarray(np.rint(value / step) * step @ (np.rint(weight / steps) * steps))
 
 
@@ -55,6 +55,19 @@ def test_each_row_and_each_column_has_its_own_scale() -> None:
     expected = by_hand(np.where(value == 0, np.float32(1e-30), value), weight)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(weight).max())
     assert np.abs(found - value @ weight).max() > 0
+
+
+def test_no_processor_lets_sums_overflow() -> None:
+    """The largest values by the largest weights, of one sign: pairs of products are added in 16 bits on some."""
+    flow_of = product_model(np.full((64, 4), 3.0, np.float32))
+    fragment = in_8_bits(Flow.of(flow_of.graph), constants_of(flow_of.graph), [0], {"y": "z"}, "p", 17)
+    ends = [helper.make_tensor_value_info(name, 1, ["batch", "length", None]) for name in "xz"]
+    graph = helper.make_graph(fragment.nodes, "net", ends[:1], ends[1:], fragment.initializers)
+    quantized = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    for sign in (1.0, -1.0):
+        # The levels of both are whole numbers here, so that only the last factors round: 1e-6 relative.
+        found = run(quantized, {"x": np.full((1, 2, 64), 5.0 * sign, np.float32)})["z"]
+        np.testing.assert_allclose(found, np.full((1, 2, 4), 64 * 15.0 * sign), rtol=1e-5)
 
 
 @pytest.mark.parametrize("granularity", ["batch", "sample", "token"])
