@@ -37,6 +37,9 @@ from skipc.runtime.session import Session
 
 ABLATION_UNITS = 150
 
+JOINT_UNITS = 600
+"""Units that whole choices are compared on: of several the one that looks best on few would be the luckiest."""
+
 SCREEN_UNITS = 30
 """Units that every option is tried on; the rest only judges those that may be bypassed often."""
 
@@ -129,7 +132,7 @@ def measure_candidates(
     progress: Progress = SILENT,
 ) -> Candidates:
     """Ablate and time every region on every kind of bypass asked for."""
-    few = judged.first(loss.enough(ABLATION_UNITS))
+    few, many = (judged.first(loss.enough(units)) for units in (ABLATION_UNITS, JOINT_UNITS))
     position = {node.name: i for i, node in enumerate(surveyed.model.graph.node)}
     options: list[Option] = []
     original_ms: list[float] = []
@@ -144,7 +147,7 @@ def measure_candidates(
 
     def joint_loss(chosen: Sequence[Option]) -> float:
         model = instrument(surveyed.model, blocks_of(chosen), surveyed.executor)
-        return run_gated(model, opened(len(chosen), range(len(chosen))), few, loss).mean
+        return run_gated(model, opened(len(chosen), range(len(chosen))), many, loss).mean
 
     shipped = speed_as_shipped(surveyed, judged, settings)
 
