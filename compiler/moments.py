@@ -110,6 +110,10 @@ class _Sums:
         self.change = 0.0
         self.influence = 0.0
 
+    def pool(self, chunk: Sequence[Mapping[str, Array]]) -> None:
+        """Keep what gates see of a chunk of runs."""
+        self.pooled += [pooled_rows(values[self.region.entry], self.region) for values in chunk]
+
     def add(self, chunk: Sequence[Mapping[str, Array]], half: int, random: np.random.Generator) -> None:
         """Add a chunk of runs; one product over all of its rows costs far less than one a run."""
         region = self.region
@@ -120,7 +124,6 @@ class _Sums:
         }
         self.halves[half] += Moments.of(rows[region.entry], rows[region.merge])
         change, influence = _distances(rows[region.entry], rows[region.exit])
-        self.pooled += [pooled_rows(values[region.entry], region) for values in chunk]
         self.change += change
         self.influence += influence
 
@@ -144,7 +147,12 @@ def _distances(entry: Array, leaving: Array) -> tuple[float, float]:
 
 
 def observe(
-    model: onnx.ModelProto, regions: Sequence[Region], items: Sequence[Batch], seed: int, progress: Progress = SILENT
+    model: onnx.ModelProto,
+    regions: Sequence[Region],
+    items: Sequence[Batch],
+    seed: int,
+    held_out: int = 0,
+    progress: Progress = SILENT,
 ) -> dict[str, Observed]:
     """Run the original once over batches and sum up what its regions do, by region name.
 
@@ -153,6 +161,8 @@ def observe(
         regions: to watch; they may overlap.
         items: batches without padding (batch size 1 sees to that).
         seed: of the rows drawn where a batch has more than needed.
+        held_out: batches at the beginning that are pooled for the gates and not summed up, so that bypasses which are
+            fitted to the sums can be judged on them.
         progress: told of every chunk.
     """
     values = frozenset(name for region in regions for name in _values(region))
@@ -163,8 +173,11 @@ def observe(
         chunk = in_parallel(
             lambda item: {**item.feeds, **session.run(item.feeds, watched)}, items[start : start + CHUNK], progress=own
         )
+        summed = chunk[max(0, held_out - start) :]
         for each in sums:
-            each.add(chunk, start // CHUNK % 2, random)
+            each.pool(chunk)
+            if summed:
+                each.add(summed, start // CHUNK % 2, random)
     return {each.region.name: each.observed() for each in sums}
 
 

@@ -135,3 +135,18 @@ def test_of_many_rows_some_are_drawn_by_the_seed_and_pooling_sees_all(monkeypatc
             for each in (item, whole[name])
         )
         assert drawn == pytest.approx(of_all, rel=0.5)
+
+
+@pytest.mark.parametrize("held_out", [3, CHUNK, CHUNK + 2])
+def test_what_is_held_out_is_pooled_and_not_summed_up(held_out: int) -> None:
+    network = conv_net()
+    found, items = surveyed(network), items_of(network)
+    whole, part = (observe(found.model, found.survey.blocks, items, 0, count) for count in (0, held_out))
+    rest = observe(found.model, found.survey.blocks, items[held_out:], 0)
+    for name, item in part.items():
+        np.testing.assert_array_equal(item.pooled, whole[name].pooled)
+        # Chunks begin elsewhere, so that sums are added up in another order.
+        assert item.change == pytest.approx(rest[name].change)
+        sums, expected = (each.halves[0] + each.halves[1] for each in (item, rest[name]))
+        assert sums.rows == expected.rows < (whole[name].halves[0] + whole[name].halves[1]).rows
+        np.testing.assert_allclose(sums.xd, expected.xd, rtol=1e-6, atol=1e-6)
