@@ -19,11 +19,9 @@ from skipc.compiler.loss import Loss
 from skipc.compiler.moments import Observed, observe
 from skipc.compiler.narrow_fit import HiddenMoments, narrow_ladder, observe_hidden
 from skipc.compiler.options import Option, in_graph_order, lesser_half, without_overlap
-from skipc.compiler.planner import always
 from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Instrumented, Judged, in_parallel, opened, run_gated
 from skipc.compiler.settings import Settings
-from skipc.compiler.shipped import speed_as_shipped
 from skipc.compiler.survey import Surveyed
 from skipc.compiler.together import chosen_together
 from skipc.compiler.widths import smoothed
@@ -153,20 +151,12 @@ def measure_candidates(
         original_ms.append(costs.original)
     middle = float(np.median(original_ms)) if original_ms else 0.0
 
-    def blocks_of(chosen: Sequence[Option]) -> list[Block]:
-        return [ungated(option.region, option.bypass) for option in in_graph_order(chosen, position)]
+    def joint(chosen: Sequence[Option]) -> float:
+        blocks = [ungated(option.region, option.bypass) for option in in_graph_order(chosen, position)]
+        model = instrument(surveyed.model, blocks, surveyed.executor)
+        return run_gated(model, opened(len(blocks), range(len(blocks))), held_out, loss).mean
 
-    def joint_loss(chosen: Sequence[Option]) -> float:
-        model = instrument(surveyed.model, blocks_of(chosen), surveyed.executor)
-        return run_gated(model, opened(len(chosen), range(len(chosen))), held_out, loss).mean
-
-    shipped = speed_as_shipped(surveyed, judged, settings)
-
-    def joint_speed(chosen: Sequence[Option]) -> float:
-        return shipped(blocks_of(chosen), always(len(chosen)))
-
-    most = most_bytes(surveyed.model, settings.max_growth)
-    together = chosen_together(smoothed(options), settings.risk, most, joint_loss, joint_speed)
+    together = chosen_together(smoothed(options), settings.risk, most_bytes(surveyed.model, settings.max_growth), joint)
     best = together.options
     impacts = tuple(_impact(option, studied.activations[option.region.name], gradients, middle) for option in best)
     if settings.impact == "activation":

@@ -8,7 +8,6 @@ before it really produced.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
@@ -70,11 +69,6 @@ class Step:
     loss: float
     p_value: float
     saved_ms: float
-
-
-def always(gates: int) -> Step:
-    """The configuration that bypasses every block for every input; nothing about it is measured."""
-    return Step((ALWAYS,) * gates, (1.0,) * gates, loss=math.nan, p_value=math.nan, saved_ms=math.nan)
 
 
 @dataclass(frozen=True)

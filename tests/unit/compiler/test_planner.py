@@ -25,7 +25,6 @@ from skipc.compiler.planner import (
     Rung,
     Step,
     Trial,
-    always,
     best_path,
     forecast,
     ladder,
@@ -314,9 +313,3 @@ def test_a_forecast_is_no_less_than_what_blocks_that_add_up_can_save(limit: floa
     step = 0.1 * given.saved_ms.max()
     guards = (1.0 - GUARD) * given.saved_ms.sum() + 3 * given.gate_ms
     assert best - guards - 1e-9 <= hoped <= best + step
-
-
-def test_what_is_always_bypassed_opens_every_gate_whatever_its_score() -> None:
-    step = always(3)
-    assert step.thresholds == (ALWAYS,) * 3
-    assert simulated(offer())(window_of(step.thresholds, (0.0,) * 3)).shares.all()
