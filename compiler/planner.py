@@ -36,6 +36,10 @@ GUARD_WORTH = 0.5
 GATED_WORTH = 0.9
 """Gates hold on unfamiliar data where static bypasses do not, so a file with gates may be this much slower."""
 
+GATED_GAIN = 0.5
+"""And it must keep at least this share of what the static file gains: where blocks are so small that gates cost as much
+as they save, a tenth of the latency is all that there is to gain."""
+
 NEVER, ALWAYS = float("-inf"), float("inf")
 SMALLEST_LOSS = 1e-6
 REACH = 1.5
@@ -152,7 +156,8 @@ def best_path(offer: Offer, trial: Trial, delta: float, speed_of: Callable[[Step
     if ends[0] == ends[1]:
         return paths[0]
     gated, static = (speed_of(end) if end else 0.0 for end in ends)
-    return paths[0] if gated >= GATED_WORTH * static else paths[1]
+    least = max(GATED_WORTH * static, 1.0 + GATED_GAIN * (static - 1.0))
+    return paths[0] if gated >= least else paths[1]
 
 
 def boldest(path: Sequence[Step], limit: float, delta: float) -> Step | None:

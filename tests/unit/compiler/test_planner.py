@@ -15,6 +15,7 @@ from skipc.compiler.planner import (
     ALWAYS,
     FEW,
     FINE_SHARES,
+    GATED_GAIN,
     GATED_WORTH,
     GUARD,
     GUARD_WORTH,
@@ -222,14 +223,23 @@ def test_the_path_whose_end_is_faster_is_taken(faster: str) -> None:
     assert any(0 < share < 1 for item in found for share in item.shares) == (faster == "gated")
 
 
-def test_gates_are_kept_where_they_are_hardly_slower() -> None:
+@pytest.mark.parametrize(
+    ("static", "gated", "kept"),
+    [
+        (2.0, 2.0 * GATED_WORTH + 0.01, True),
+        (2.0, 2.0 * GATED_WORTH - 0.01, False),
+        (1.1, 1.0 + 0.1 * GATED_GAIN + 0.001, True),
+        (1.1, 1.0 + 0.1 * GATED_GAIN - 0.001, False),
+    ],
+)
+def test_gates_are_kept_where_they_are_hardly_slower(static: float, gated: float, kept: bool) -> None:
     given = offer(2)
 
     def speed_of(step: Step) -> float:
-        return GATED_WORTH + 0.01 if any(0 < share < 1 for share in step.shares) else 1.0
+        return gated if any(0 < share < 1 for share in step.shares) else static
 
     found = best_path(given, trial(given, limit=0.02), 0.05, speed_of)
-    assert any(0 < share < 1 for item in found for share in item.shares)
+    assert any(0 < share < 1 for item in found for share in item.shares) == kept
 
 
 def test_a_path_that_passes_nowhere_is_not_timed() -> None:
