@@ -3,8 +3,8 @@
 PYTHON ?=
 PYTEST_ARGS ?= -m "not network" -r s
 
-# Tests run side by side; those that share what was compiled stay together.
-AT_ONCE ?= --numprocesses=auto --maxprocesses=4 --dist=loadgroup
+# Files of tests run side by side; a file's tests share what they compiled.
+AT_ONCE ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 VENV := .venv
 BIN := $(VENV)/bin
