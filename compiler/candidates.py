@@ -37,7 +37,7 @@ ABLATION_UNITS = 150
 
 HELD_OUT = 0.25
 """Share of *fit*, its beginning, that no bypass is fitted to, and that whole choices are judged on: to data that it was
-fitted to, a narrow bypass does a fifth less damage than to others like them."""
+fitted to, a bypass does less damage than to others like them."""
 
 LEAST_HELD_OUT = 100
 """Samples; where that share is less, all of them are better used for fitting."""
@@ -141,7 +141,8 @@ def measure_candidates(
 ) -> Candidates:
     """Ablate and time every region on every kind of bypass asked for."""
     few = judged.first(loss.enough(ABLATION_UNITS))
-    held_out = judged.first(loss.enough(max(ABLATION_UNITS, _held_out(judged.units))))
+    held_out_units = _held_out(judged.samples) * judged.units // judged.samples
+    unseen = judged.first(loss.enough(held_out_units or ABLATION_UNITS))
     position = {node.name: i for i, node in enumerate(surveyed.model.graph.node)}
     options: list[Option] = []
     original_ms: list[float] = []
@@ -154,7 +155,7 @@ def measure_candidates(
     def joint(chosen: Sequence[Option]) -> float:
         blocks = [ungated(option.region, option.bypass) for option in in_graph_order(chosen, position)]
         model = instrument(surveyed.model, blocks, surveyed.executor)
-        return run_gated(model, opened(len(blocks), range(len(blocks))), held_out, loss).mean
+        return run_gated(model, opened(len(blocks), range(len(blocks))), unseen, loss).mean
 
     together = chosen_together(smoothed(options), settings.risk, most_bytes(surveyed.model, settings.max_growth), joint)
     best = together.options

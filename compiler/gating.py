@@ -218,7 +218,7 @@ def _fitted(
     settings: Settings,
     progress: Progress,
 ) -> _Fitted:
-    seen = gate_units(evidence.judged, loss)
+    seen = _gate_units(evidence.judged, loss)
     losses, smooth = ablate(instrument(surveyed.model, plain, surveyed.executor), seen, loss, progress)
     by_token = [block for block in plain if is_by_token(block.gate)]
     tokens = settings.cache.recall(
@@ -234,7 +234,7 @@ def _fitted(
     return _Fitted(blocks, fits, losses, smooth, run_gated(model, shut(len(blocks)), seen, loss).scores)
 
 
-def gate_units(judged: Judged, loss: Loss) -> Judged:
+def _gate_units(judged: Judged, loss: Loss) -> Judged:
     """What gates are fitted on."""
     if loss.steady:
         return judged.first(STEADY_GATE_UNITS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from skipc.compiler.planner import ALWAYS, GATED_WORTH, Step, boldest
+from skipc.compiler.planner import ALWAYS, Step, asked_of_gates, boldest
 from skipc.compiler.settings import Settings
 from skipc.passes.policy import POLICIES
 
@@ -33,7 +33,7 @@ def fastest(
 ) -> tuple[str, str]:
     """The policy whose boldest configuration within the risk runs fastest, and a sentence that says so.
 
-    A configuration without gates has to be faster by as much as the planner asks for (`GATED_WORTH`).
+    A configuration without gates has to be faster by as much as the planner asks for (`asked_of_gates`).
 
     Args:
         paths: by policy; the first of equals is taken.
@@ -43,7 +43,7 @@ def fastest(
     """
     steps = {policy: boldest(path, limit, delta) for policy, path in paths.items()}
     speeds = {policy: speed(policy, step) if step else 1.0 for policy, step in steps.items()}
-    best = max(speeds, key=lambda policy: speeds[policy] * (GATED_WORTH if _is_static(steps[policy]) else 1.0))
+    best = max(speeds, key=lambda name: asked_of_gates(speeds[name]) if _is_static(steps[name]) else speeds[name])
     found = ", ".join(f"{policy} {value:.3f}x" for policy, value in speeds.items())
     return best, f"gate policy {best}: {found} on *fit*"
 

@@ -40,8 +40,8 @@ NOTE = (
 
 CLUSTERS = 4
 UNITS = {True: BINARY_GATE_UNITS, False: 200}
-"""Units that are clustered and run, for binary losses and for others: rare errors need more to be seen. What bypassing
-each block alone does to the former is known from fitting gates."""
+"""Units that are clustered and run, for binary losses and for others: rare errors need more to be seen. Gates
+of binary losses are fitted on as many, so that what bypassing each block alone does need not be measured twice."""
 
 FEWEST = 10
 """Units in a cluster for it to be left out: a mean over fewer says nothing."""

@@ -19,9 +19,6 @@ from skipc.runtime.plan import Block, Certificate
 FAR_WITHIN, FAR_BEYOND = 0.25, 2.0
 """Multiples of the limit within and beyond which *fit* leaves no doubt of what *calibrate* will say."""
 
-FIRST_LOOK = {True: 400, False: 100}
-"""Units of *fit* that are run first, for binary losses and for others; the rest of them where these leave doubt."""
-
 
 @dataclass(frozen=True)
 class Static:
@@ -79,11 +76,8 @@ def _within_reach(
 ) -> list[Sequence[int]]:
     """The sets worth testing: from the last that is far within the limit on *fit* to the first far beyond it."""
     found: list[Sequence[int]] = []
-    first = fit.first(claim.loss.enough(FIRST_LOOK[claim.loss.binary]))
     for chosen in sets:
-        mean = run_gated(session, opened(gates, chosen), first, claim.loss).mean
-        if FAR_WITHIN * claim.limit < mean <= FAR_BEYOND * claim.limit:
-            mean = run_gated(session, opened(gates, chosen), fit, claim.loss).mean
+        mean = run_gated(session, opened(gates, chosen), fit, claim.loss).mean
         found = [chosen] if mean <= FAR_WITHIN * claim.limit else [*found, chosen]
         if mean > FAR_BEYOND * claim.limit:
             break
