@@ -45,11 +45,13 @@ def test_a_policy_without_a_step_within_the_risk_gains_nothing() -> None:
     assert fastest({"block": [TOO_BOLD], "early": [GENTLE]}, LIMIT, 0.05, lambda *_: 0.9)[0] == "block"
 
 
-def test_a_policy_without_gates_has_to_be_faster_by_a_tenth() -> None:
+def test_a_policy_without_gates_has_to_be_faster_by_a_tenth_or_gain_twice_as_much() -> None:
     static = Step((ALWAYS, NEVER), (1.0, 0.0), 0.01, 0.001, 0.0)
     paths = {"block": [static], "merged": [GENTLE]}
     assert fastest(paths, LIMIT, 0.05, lambda policy, _: {"block": 1.30, "merged": 1.20}[policy])[0] == "merged"
     assert fastest(paths, LIMIT, 0.05, lambda policy, _: {"block": 1.40, "merged": 1.20}[policy])[0] == "block"
+    assert fastest(paths, LIMIT, 0.05, lambda policy, _: {"block": 1.10, "merged": 1.04}[policy])[0] == "block"
+    assert fastest(paths, LIMIT, 0.05, lambda policy, _: {"block": 1.10, "merged": 1.06}[policy])[0] == "merged"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from skipc.passes.base import run_passes
 from skipc.passes.eight_bits import KIND, has_products, in_8_bits
@@ -39,15 +39,19 @@ def product_model(weight: Array) -> onnx.ModelProto:
     return net.network([net.tensor("x", "batch", "length", len(weight))], [net.tensor("y", "batch", "length", 4)]).model
 
 
+def product_in_8_bits(weight: Array) -> onnx.ModelProto:
+    """x [batch, length, inputs] by the weight, written in 8 bits."""
+    graph = product_model(weight).graph
+    fragment = in_8_bits(Flow.of(graph), constants_of(graph), [0], {"y": "z"}, "p", 17)
+    ends = [helper.make_tensor_value_info(name, 1, ["batch", "length", None]) for name in "xz"]
+    written = helper.make_graph(fragment.nodes, "net", ends[:1], ends[1:], fragment.initializers)
+    return helper.make_model(written, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
 def test_each_row_and_each_column_has_its_own_scale() -> None:
     random = np.random.default_rng(0)
     weight = (random.normal(size=(16, 4)) * [1.0, 10.0, 0.1, 1e-3]).astype(np.float32)
-    model = product_model(weight)
-    flow = Flow.of(model.graph)
-    fragment = in_8_bits(flow, constants_of(model.graph), [0], {"y": "z"}, "p", 17)
-    ends = [helper.make_tensor_value_info(name, 1, ["batch", "length", None]) for name in "xz"]
-    graph = helper.make_graph(fragment.nodes, "net", ends[:1], ends[1:], fragment.initializers)
-    quantized = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    quantized = product_in_8_bits(weight)
     value = random.normal(size=(2, 3, 16)).astype(np.float32)
     value[0, 1] *= 1000.0
     value[1, 2] = 0.0
@@ -59,11 +63,9 @@ def test_each_row_and_each_column_has_its_own_scale() -> None:
 
 def test_no_processor_lets_sums_overflow() -> None:
     """The largest values by the largest weights, of one sign: pairs of products are added in 16 bits on some."""
-    flow_of = product_model(np.full((64, 4), 3.0, np.float32))
-    fragment = in_8_bits(Flow.of(flow_of.graph), constants_of(flow_of.graph), [0], {"y": "z"}, "p", 17)
-    ends = [helper.make_tensor_value_info(name, 1, ["batch", "length", None]) for name in "xz"]
-    graph = helper.make_graph(fragment.nodes, "net", ends[:1], ends[1:], fragment.initializers)
-    quantized = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    quantized = product_in_8_bits(np.full((64, 4), 3.0, np.float32))
+    (levels,) = (item for item in map(numpy_helper.to_array, quantized.graph.initializer) if item.size == 64 * 4)
+    assert 2 * 255 * int(np.abs(levels.astype(int)).max()) < 2**15
     for sign in (1.0, -1.0):
         # The levels of both are whole numbers here, so that only the last factors round: 1e-6 relative.
         found = run(quantized, {"x": np.full((1, 2, 64), 5.0 * sign, np.float32)})["z"]
