@@ -16,6 +16,9 @@ shut for one input in twenty, give back about as much."""
 NARROWEST, WIDEST = 0.4, 1.5
 """What one try may multiply the sum of losses by that the next one aims at."""
 
+LESS = 0.95
+"""The same where that led to a choice that was measured before and loses too much."""
+
 
 @dataclass(frozen=True)
 class Together:
@@ -44,21 +47,23 @@ def chosen_together(
         most_bytes: by which the file may grow.
         measured: the mean loss of always bypassing the regions of all these options.
     """
-    seen: set[tuple[int, ...]] = set()
+    losses: dict[tuple[int, ...], float] = {}
     within: list[tuple[float, Together]] = []
     aim = limit
-    for _ in range(TRIES):
+    while len(losses) < TRIES:
         chosen = affordable_options(options, aim, most_bytes)
         steady = _steady(chosen, aim)
         key = tuple(map(id, steady))
-        if not steady or key in seen:
+        if not steady or losses.get(key, limit) <= ROOM * limit:
             break
-        seen.add(key)
-        loss = measured(steady)
-        if loss <= ROOM * limit:
+        if key in losses:
+            aim *= LESS
+            continue
+        losses[key] = measured(steady)
+        if losses[key] <= ROOM * limit:
             names = frozenset(option.region.name for option in steady)
             within.append((sum(option.saved_ms for option in steady), Together(chosen, names)))
-        aim *= min(max(ROOM * limit / max(loss, 1e-12), NARROWEST), WIDEST)
+        aim *= min(max(ROOM * limit / max(losses[key], 1e-12), NARROWEST), WIDEST)
     if within:
         return max(within, key=lambda item: item[0])[1]
     return Together(affordable_options(options, limit, most_bytes))
