@@ -89,6 +89,12 @@ def _section(results: Mapping[str, Result]) -> Iterator[str]:
     if "int8" in results:
         yield from _int8_table(results["int8"]["results"])
         yield ""
+    if "shifted" in results:
+        yield from _shifted_table(results["shifted"]["results"])
+        yield ""
+    if "efficientnet" in results:
+        yield from _efficientnet_table(results["efficientnet"]["results"])
+        yield ""
     if "overhead" in results:
         yield from _overhead_table(results["overhead"]["results"])
         yield ""
@@ -188,6 +194,32 @@ def _int8_table(result: Result) -> Iterator[str]:
         cells = (*others, _speedup(row["static"]), _speedup(row["gated"]))
         latency = f"{row['gated']['latency_ms']['original']:.3g} ms"
         yield f"| batch {row['batch_size']}, {threads} | {latency} | {' | '.join(cells)} |"
+
+
+def _shifted_table(result: Result) -> Iterator[str]:
+    """Gated against the fastest static model that loses no more on the worst kind of data never calibrated on."""
+    yield "| on kinds of data never calibrated on | mean loss on the worst | speed-up on familiar data, batch 1 |"
+    yield "|---|---|---|"
+    for name, row in result.items():
+        best = row["static at the same loss"]
+        for what, found in (("compiled", row["gated"]), ("fastest static that loses no more", best)):
+            cells = (f"{found['worst']:.4f}", _speedup({"speedup": found["speedup"]})) if found else (NONE, NONE)
+            yield f"| {name}, {what} | {' | '.join(cells)} |"
+
+
+def _efficientnet_table(result: Result) -> Iterator[str]:
+    """What skipc chooses, and its choice without a second look; a refusal is told as it was worded."""
+    yield "| EfficientNet-Lite0 on photographs | batch | static bypasses | compiled | disagreement: static, compiled |"
+    yield "|---|---|---|---|---|"
+    for name, found in result.items():
+        if "refused" in found:
+            yield f"| {name} | | | refused: {found['refused']} | |"
+            continue
+        damage = ", ".join(_mean(found["disagreement"].get(kind)) for kind in ("static", "gated"))
+        limit = found["compile"]["certificate"]["limit"]
+        for row in found["speed"]:
+            speeds = f"{_speedup(row['static'])} | {_speedup(row['gated'])}"
+            yield f"| {name}, top1 at most {limit:g} | {row['batch_size']} | {speeds} | {damage} |"
 
 
 def _overhead_table(result: Result) -> Iterator[str]:
