@@ -9,7 +9,7 @@ from skipc.compiler.options import Option, affordable_options, without_overlap
 
 TRIES = 5
 
-ROOM = 0.93
+ROOM = 0.98
 """Share of the limit that a choice may lose: a certificate wants some room between mean and limit, and guards, which
 shut for one input in twenty, give back about as much."""
 

@@ -68,7 +68,7 @@ def test_of_regions_that_overlap_one_is_steady() -> None:
 def test_where_a_smaller_aim_leads_to_the_same_choice_it_is_lowered_further() -> None:
     options = [option("a", 0.040, 1.0), option("b", 0.045, 1.2)]
     seen: list[float] = []
-    found = chosen_together(options, LIMIT, 1e9, inflated(1.15, seen))
+    found = chosen_together(options, LIMIT, 1e9, inflated(1.17, seen))
     assert seen[0] > ROOM * LIMIT
     assert found.steady == {"b"}
     assert len(seen) == len(set(seen))
