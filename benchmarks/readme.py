@@ -83,27 +83,19 @@ def _section(results: Mapping[str, Result]) -> Iterator[str]:
         yield ""
         yield from _quality_table({name: results[name]["results"] for name in speeds})
         yield ""
-    if "smollm2" in results:
-        yield from _language_table(results["smollm2"]["results"])
-        yield ""
-    if "int8" in results:
-        yield from _int8_table(results["int8"]["results"])
-        yield ""
-    if "shifted" in results:
-        yield from _shifted_table(results["shifted"]["results"])
-        yield ""
-    if "efficientnet" in results:
-        yield from _efficientnet_table(results["efficientnet"]["results"])
-        yield ""
-    if "overhead" in results:
-        yield from _overhead_table(results["overhead"]["results"])
-        yield ""
-    if "batches" in results:
-        yield from _batches_table(results["batches"]["results"])
-        yield ""
-    if "rows" in results:
-        yield from _rows_table(results["rows"]["results"])
-        yield ""
+    tables: Mapping[str, Section] = {
+        "smollm2": _language_table,
+        "int8": _int8_table,
+        "shifted": _shifted_table,
+        "efficientnet": _efficientnet_table,
+        "overhead": _overhead_table,
+        "batches": _batches_table,
+        "rows": _rows_table,
+    }
+    for name, table in tables.items():
+        if name in results:
+            yield from table(results[name]["results"])
+            yield ""
     yield from _cuda_table(results.get("cuda"))
     yield ""
     if "help" in results:

@@ -17,7 +17,7 @@ NARROWEST, WIDEST = 0.4, 1.5
 """What one try may multiply the sum of losses by that the next one aims at."""
 
 LESS = 0.95
-"""The same where that led to a choice that was measured before and loses too much."""
+"""Share of a sum of losses that was too much which the next try aims at, at most, so that it is another choice."""
 
 
 @dataclass(frozen=True)
@@ -47,23 +47,23 @@ def chosen_together(
         most_bytes: by which the file may grow.
         measured: the mean loss of always bypassing the regions of all these options.
     """
-    losses: dict[tuple[int, ...], float] = {}
+    seen: set[tuple[int, ...]] = set()
     within: list[tuple[float, Together]] = []
     aim = limit
-    while len(losses) < TRIES:
+    for _ in range(TRIES):
         chosen = affordable_options(options, aim, most_bytes)
         steady = _steady(chosen, aim)
         key = tuple(map(id, steady))
-        if not steady or losses.get(key, limit) <= ROOM * limit:
+        if not steady or key in seen:
             break
-        if key in losses:
-            aim *= LESS
-            continue
-        losses[key] = measured(steady)
-        if losses[key] <= ROOM * limit:
+        seen.add(key)
+        loss, summed = measured(steady), sum(option.loss for option in steady)
+        aim *= min(max(ROOM * limit / max(loss, 1e-12), NARROWEST), WIDEST)
+        if loss <= ROOM * limit:
             names = frozenset(option.region.name for option in steady)
             within.append((sum(option.saved_ms for option in steady), Together(chosen, names)))
-        aim *= min(max(ROOM * limit / max(losses[key], 1e-12), NARROWEST), WIDEST)
+        elif summed > 0:
+            aim = min(aim, LESS * summed)
     if within:
         return max(within, key=lambda item: item[0])[1]
     return Together(affordable_options(options, limit, most_bytes))

@@ -72,3 +72,17 @@ def test_where_a_smaller_aim_leads_to_the_same_choice_it_is_lowered_further() ->
     assert seen[0] > ROOM * LIMIT
     assert found.steady == {"b"}
     assert len(seen) == len(set(seen))
+
+
+def test_options_that_lose_nothing_alone_and_too_much_together_are_left_to_gates() -> None:
+    options = [option("a", 0.0, 1.0), option("b", 0.0, 1.2)]
+    seen: list[int] = []
+
+    def measured(chosen: Sequence[Option]) -> float:
+        seen.append(len(chosen))
+        return 2.0 * LIMIT
+
+    found = chosen_together(options, LIMIT, 1e9, measured)
+    assert seen == [2]
+    assert not found.steady
+    assert {item.region.name for item in found.options} == {"a", "b"}
