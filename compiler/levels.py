@@ -9,7 +9,7 @@ from functools import partial
 from skipc.compiler.certify import Claim, certify
 from skipc.compiler.gating import Gated
 from skipc.compiler.loss import Losses
-from skipc.compiler.planner import Step, levels_of, telling, thinned, window_of
+from skipc.compiler.planner import TESTED, Step, levels_of, telling, thinned, window_of
 from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Judged, run_gated
 from skipc.compiler.splits import Splits
@@ -41,7 +41,7 @@ def certified_levels(gated: Gated, splits: Splits, claim: Claim, progress: Progr
     where the boldest was passed over.
     """
     floors = [block.gate.floor for block in gated.blocks]
-    path = thinned(gated.path, claim.limit) if claim.loss.steady else telling(gated.path, LEVELS)
+    path = thinned(gated.path, claim.limit, TESTED) if claim.loss.steady else telling(gated.path, LEVELS)
 
     def losses(step: Step, data: Sequence[Judged]) -> list[Losses]:
         window = window_of(step.thresholds, floors)

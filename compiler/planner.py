@@ -45,9 +45,8 @@ SMALLEST_LOSS = 1e-6
 REACH = 1.5
 """A path goes on to this multiple of the limit: *calibrate* may be kinder than *fit*, but not by more than that."""
 
-TESTED = (0.4, 0.65, 0.8, 0.86, 0.9, 0.94, 1.0, 1.15)
-"""Multiples of the limit about which a configuration of a path is tested where the loss is steady: most of them about
-where a certificate is lost, and no more of them, since large models take long for each."""
+TESTED = 6
+"""Configurations of a path that are tested where the loss is steady: large models take long for each."""
 
 SURE = 1e-4
 """Of configurations with a smaller p-value on *fit* hardly one fails on *calibrate*."""
@@ -330,15 +329,15 @@ def threshold_at(scores: NDArray[np.float64] | NDArray[np.float32], share: float
     return float(middle if last < middle else np.nextafter(last, np.float32(np.inf)))
 
 
-def thinned(path: Sequence[Step], limit: float) -> tuple[Step, ...]:
-    """The boldest configurations that keep to the multiples of the limit in `TESTED`, and the end of the path.
+def thinned(path: Sequence[Step], limit: float, count: int) -> tuple[Step, ...]:
+    """About so many configurations of a path, evenly spaced in their loss on *fit* up to the end, which is kept.
 
     Chosen without the data that they will be tested on, so that testing the few certifies as testing all would.
     """
-    if len(path) <= len(TESTED):
+    if len(path) <= count:
         return tuple(path)
-    aims = [share * limit for share in TESTED]
-    places = {max((i for i, step in enumerate(path) if step.loss <= aim), default=0) for aim in aims}
+    most = min(max(step.loss for step in path), REACH * limit)
+    places = {max((i for i, step in enumerate(path) if step.loss <= aim), default=0) for aim in _aims(most, count)}
     return tuple(path[i] for i in sorted(places | {len(path) - 1}))
 
 
@@ -354,6 +353,10 @@ def telling(path: Sequence[Step], gentle: int) -> tuple[Step, ...]:
     sure = [place for place, step in enumerate(path) if step.p_value < SURE]
     sparse = {sure[int(place)] for place in np.linspace(0, len(sure) - 1, min(gentle, len(sure)))}
     return tuple(step for place, step in enumerate(path) if place in sparse or step.p_value >= SURE)
+
+
+def _aims(most: float, count: int) -> list[float]:
+    return [most * (i + 1) / count for i in range(count)]
 
 
 def levels_of(path: Sequence[Step], count: int) -> tuple[int, ...]:

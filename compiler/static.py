@@ -59,7 +59,7 @@ def best_static(
     few = fit.first(claim.loss.enough(PATH_UNITS[claim.loss.binary]))
     sets = _within_reach(session, [order[: count + 1] for count in range(len(order))], len(blocks), few, claim)
     if claim.loss.steady:
-        sets = sets[:: -max(1, len(sets) // len(TESTED))][::-1]
+        sets = sets[:: -max(1, len(sets) // TESTED)][::-1]
 
     def losses(chosen: Sequence[int], judged: Judged, loss: Loss) -> Losses:
         return run_gated(session, opened(len(blocks), chosen), judged, loss).losses

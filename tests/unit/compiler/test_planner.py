@@ -298,17 +298,13 @@ def test_of_gentle_configurations_few_are_tested() -> None:
     assert telling([], 4) == ()
 
 
-def test_a_thinned_path_keeps_its_end_and_is_fine_where_certificates_are_lost() -> None:
-    path = [Step((float(i),), (0.5,), i / 100, 0.0, float(i)) for i in range(200)]
-    kept = [path.index(step) for step in thinned(path, 1.0)]
-    assert kept == [40, 65, 80, 86, 90, 94, 100, 115, 199]
-    assert thinned(path[:8], 1.0) == tuple(path[:8])
-
-
-def test_of_a_coarse_path_no_configuration_is_tested_twice() -> None:
-    losses = [0.0, 0.001, 0.002, 0.003, 0.004, 0.02, 0.041, 0.05, 0.09]
+def test_a_thinned_path_keeps_its_end_and_is_spread_over_the_loss() -> None:
+    losses = [0.0, 0.0, 0.001, 0.01, 0.011, 0.02, 0.03, 0.031, 0.04, 0.05, 0.09]
     path = [Step((float(i),), (0.5,), loss, 0.0, float(i)) for i, loss in enumerate(losses)]
-    assert [path.index(step) for step in thinned(path, 0.05)] == [5, 6, 7, 8]
+    assert thinned(path, 0.05, 20) == tuple(path)
+    kept = thinned(path, 0.05, 4)
+    # Aims at 0.01875, 0.0375, 0.05625 and 0.075, which is as far as a path may go.
+    assert [path.index(step) for step in kept] == [4, 7, 9, 10]
 
 
 def best_by_trying(given: Offer, limit: float) -> float:
