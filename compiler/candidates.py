@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,7 +145,7 @@ def measure_candidates(
     position = {node.name: i for i, node in enumerate(surveyed.model.graph.node)}
     options: list[Option] = []
     original_ms: list[float] = []
-    for blocks, own in progress.each(_rungs(surveyed, studied, settings)):
+    for blocks, own in progress.each(_rungs(surveyed, studied, gradients.metrics, settings)):
         found, costs = _measure(surveyed, original, blocks, few, loss, settings, own)
         options += found
         original_ms.append(costs.original)
@@ -168,7 +167,9 @@ def measure_candidates(
     return Candidates(chosen, together.steady, impacts, gradients, middle)
 
 
-def _rungs(surveyed: Surveyed, studied: Studied, settings: Settings) -> list[list[Block]]:
+def _rungs(
+    surveyed: Surveyed, studied: Studied, metrics: Mapping[str, NDArray[np.float64]], settings: Settings
+) -> list[list[Block]]:
     """Sets of blocks to measure together, one for each kind of bypass; the regions of a set do not overlap."""
     kinds = AUTO_KINDS if settings.bypass == "auto" else (settings.bypass,)
     found = [
@@ -180,10 +181,12 @@ def _rungs(surveyed: Surveyed, studied: Studied, settings: Settings) -> list[lis
     if EIGHT_BITS in kinds:
         found.append(_in_8_bits(surveyed))
 
-    def ladder(moments: HiddenMoments) -> tuple[Bypass, ...]:
-        return settings.cache.recall("narrow", (moments,), partial(narrow_ladder, moments))
+    def ladder(work: tuple[str, HiddenMoments]) -> tuple[Bypass, ...]:
+        name, moments = work
+        parts = (moments, metrics.get(name))
+        return settings.cache.recall("narrow", parts, lambda: narrow_ladder(*parts))
 
-    narrow = dict(zip(studied.hidden, in_parallel(ladder, list(studied.hidden.values())), strict=True))
+    narrow = dict(zip(studied.hidden, in_parallel(ladder, list(studied.hidden.items())), strict=True))
     regions = [region for region in surveyed.survey.blocks if region.name in narrow]
     widths = max(map(len, narrow.values()), default=0)
     return found + [

@@ -1,34 +1,31 @@
 """Impact by gradients: what closing a region would cost, estimated from derivatives at the original.
 
-A mask multiplies what each region adds (`passes.mask`); one reverse sweep gives the derivative of the output along a
-direction with respect to all masks. The package onnx-ad writes that sweep as an ONNX graph, before any fusion. Central
-differences on the mask through ONNX Runtime check it on a few batches, and take its place where it fails the check or
-where an operator has no rule.
+A mask multiplies what each region adds (`passes.mask`); one reverse sweep (`sweep.py`) gives the derivative of the
+output along a direction with respect to all masks. Central differences on the mask through ONNX Runtime check it on a
+few batches, and take its place where it fails the check or where an operator has no rule. Where the sweep holds, it
+also tells which directions at the end of a region the output feels most.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from skipc.compiler.cache import Cache
-from skipc.compiler.data import Batch, input_specs
+from skipc.compiler.data import Batch
 from skipc.compiler.directions import directions, is_squared
 from skipc.compiler.loss import Loss
-from skipc.compiler.probe import probe_types
 from skipc.compiler.running import in_parallel
 from skipc.compiler.settings import Settings
 from skipc.compiler.survey import Surveyed
+from skipc.compiler.sweep import Matrix, Products, Seeds, swept
 from skipc.passes.base import run_passes
-from skipc.passes.candidate import ValueType
-from skipc.passes.mask import DeclareTypes, FixInputs, MaskRegions
-from skipc.passes.pads import SplitPads
+from skipc.passes.mask import MaskRegions
 from skipc.runtime import names
-from skipc.runtime.plan import Array
+from skipc.runtime.plan import Array, Region
 from skipc.runtime.session import Session, open_session
 
 DIRECTIONS = 4
@@ -63,12 +60,6 @@ REVERSE, CENTRAL = "reverse mode", "central differences"
 SMALLEST = 1e-30
 """Keeps derivatives that are all zero from being divided by."""
 
-Products = NDArray[np.float64]
-"""Derivatives of a batch's output along its directions with respect to each mask, [regions, DIRECTIONS]."""
-
-Seeds = Callable[[Batch], Array]
-"""The directions of a batch, [*output's shape, DIRECTIONS]."""
-
 
 @dataclass(frozen=True)
 class Gradients:
@@ -80,6 +71,9 @@ class Gradients:
         samples: that it was averaged over.
         deviation: of reverse mode from central differences where both ran, else None.
         reason: why reverse mode was not used; empty where it was.
+        metrics: by region, of those asked for: E[g gᵀ], [C, C], with g the derivative at the region's merge of the
+            output along a random direction: eᵀ E[g gᵀ] e is what the loss feels of a small error e there. Empty where
+            reverse mode was not used.
     """
 
     impact: Mapping[str, float]
@@ -87,10 +81,17 @@ class Gradients:
     samples: int
     deviation: float | None
     reason: str = ""
+    metrics: Mapping[str, Matrix] = field(default_factory=dict)
 
 
 def measure_gradients(
-    surveyed: Surveyed, original: Session, items: Sequence[Batch], output: str, loss: Loss, settings: Settings
+    surveyed: Surveyed,
+    original: Session,
+    items: Sequence[Batch],
+    output: str,
+    loss: Loss,
+    settings: Settings,
+    watched: Sequence[Region] = (),
 ) -> Gradients:
     """Estimate for each region the loss of leaving it out alone.
 
@@ -104,6 +105,7 @@ def measure_gradients(
         output: name of the judged output.
         loss: whose growth is estimated; for a step the estimate is of its smooth proxy.
         settings: the measure asked for, and the seed.
+        watched: regions whose metrics are asked for.
     """
     asked = settings.impact == "gradient"
     size = surveyed.model.ByteSize()
@@ -120,18 +122,35 @@ def measure_gradients(
         return directions(loss, original.run(item.feeds, [output])[output], item.valid, DIRECTIONS, random)
 
     regions = surveyed.survey.regions
-    parts = (surveyed.model, regions, chosen, output, loss.name, settings.seed)
+    parts = (surveyed.model, regions, watched, chosen, output, loss.name, settings.seed)
     found = settings.cache if loss.is_known else Cache()
-    return found.recall("gradients", parts, lambda: _measured(surveyed, chosen, output, loss, seeds))
+    return found.recall("gradients", parts, lambda: _measured(surveyed, watched, chosen, output, loss, seeds))
 
 
-def _measured(surveyed: Surveyed, chosen: Sequence[Batch], output: str, loss: Loss, seeds: Seeds) -> Gradients:
+def _measured(
+    surveyed: Surveyed, watched: Sequence[Region], chosen: Sequence[Batch], output: str, loss: Loss, seeds: Seeds
+) -> Gradients:
     regions = surveyed.survey.regions
-    masked = run_passes(surveyed.model, [MaskRegions(regions)])
-    products, deviation, reason = _products(masked, output, len(regions), chosen, seeds)
-    impact = _impact(products, squared=is_squared(loss))
-    by_region = {region.name: float(value) for region, value in zip(regions, impact, strict=True)}
-    return Gradients(by_region, CENTRAL if reason else REVERSE, len(products), deviation, reason)
+    primal = _Primal(_masked(surveyed), output, len(regions), seeds)
+
+    def judged(products: Sequence[Products], method: str, deviation: float | None, reason: str) -> Gradients:
+        impact = _impact(products, squared=is_squared(loss))
+        by_region = {region.name: float(value) for region, value in zip(regions, impact, strict=True)}
+        return Gradients(by_region, method, len(products), deviation, reason)
+
+    found = swept(surveyed.model, regions, watched, chosen, output, seeds)
+    if isinstance(found, str):
+        return judged(primal.affordable(chosen), CENTRAL, None, found)
+    deviation = _deviation(found.products[:CHECKED], primal, chosen[:CHECKED])
+    if deviation <= TOLERANCE:
+        return replace(judged(found.products, REVERSE, deviation, ""), metrics=found.metrics)
+    reason = f"reverse mode is off by {deviation:.2g} from central differences"
+    return judged(primal.affordable(chosen), CENTRAL, deviation, reason)
+
+
+def _masked(surveyed: Surveyed) -> Session:
+    masked = run_passes(surveyed.model, [MaskRegions(surveyed.survey.regions)])
+    return open_session(masked.SerializeToString())
 
 
 def _spread(items: Sequence[Batch], count: int) -> tuple[Batch, ...]:
@@ -140,62 +159,10 @@ def _spread(items: Sequence[Batch], count: int) -> tuple[Batch, ...]:
     return tuple(items[round(float(place))] for place in places)
 
 
-def _products(
-    masked: onnx.ModelProto, output: str, count: int, items: Sequence[Batch], seeds: Seeds
-) -> tuple[Sequence[Products], float | None, str]:
-    """Derivatives for each batch, the deviation of reverse mode, and why it was not used, empty where it was."""
-    primal = _Primal(open_session(masked.SerializeToString()), output, count, seeds)
-    found = _reverse(masked, output, count, items, seeds)
-    if isinstance(found, str):
-        return primal.affordable(items), None, found
-    deviation = _deviation(found[:CHECKED], primal, items[:CHECKED])
-    if deviation <= TOLERANCE:
-        return found, deviation, ""
-    return primal.affordable(items), deviation, f"reverse mode is off by {deviation:.2g} from central differences"
-
-
 def _impact(products: Sequence[Products], *, squared: bool) -> NDArray[np.float64]:
     """Mean over batches of the loss that ½ (v · δ)² estimates, [regions]."""
     estimates = np.stack([0.5 * (each**2).mean(axis=1) for each in products])
     return np.asarray((estimates if squared else np.sqrt(estimates)).mean(axis=0))
-
-
-def _reverse(
-    masked: onnx.ModelProto, output: str, count: int, items: Sequence[Batch], seeds: Seeds
-) -> list[Products] | str:
-    """Derivatives for each batch by reverse mode, or why there are none."""
-    try:
-        import onnx_ad
-    except ImportError:
-        return "the package onnx-ad is not installed (pip install 'skipc[gradients]')"
-    ones = np.ones(count, np.float32)
-    try:
-        fixed = run_passes(masked, [SplitPads(), FixInputs(_common_shapes(items))])
-        fixed = run_passes(fixed, [DeclareTypes(_types(fixed, items, ones))])
-        swept = onnx_ad.reverse(fixed, inputs=[names.REGION_MASK], outputs=[output], layout="onnx")
-        session = open_session(swept.SerializeToString())
-        seed, derivative = session.inputs[-1], session.outputs[-1]
-
-        def products(item: Batch) -> Products:
-            feeds = {**item.feeds, names.REGION_MASK: ones, seed: seeds(item)}
-            return session.run(feeds, [derivative])[derivative].astype(np.float64)
-
-        return in_parallel(products, items)
-    except Exception as error:
-        return " ".join(str(error).split()).rstrip(".") or type(error).__name__
-
-
-def _types(fixed: onnx.ModelProto, items: Sequence[Batch], mask: Array) -> Mapping[str, ValueType]:
-    """The types of all values by a run, where all batches have one shape: inference loses some behind a `Slice`."""
-    if any(spec.shape != items[0].feeds[spec.name].shape for spec in input_specs(fixed) if spec.name in items[0].feeds):
-        return {}
-    return probe_types(fixed, [{**items[0].feeds, names.REGION_MASK: mask}])
-
-
-def _common_shapes(items: Sequence[Batch]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the inputs that are the same in all batches; convolutions cannot be swept without them."""
-    first = {name: array.shape for name, array in items[0].feeds.items()}
-    return {name: shape for name, shape in first.items() if all(item.feeds[name].shape == shape for item in items)}
 
 
 @dataclass(frozen=True)

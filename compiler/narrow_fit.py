@@ -3,6 +3,8 @@
 With x the entry value and h the hidden activations, d = merge - x is regressed on [x, h]. Units are removed by
 second-order saliency (optimal brain surgeon, Hassibi and Stork 1993; for groups of weights as in structured pruning):
 the rise of the squared error when a unit is taken out and everything that is left is refitted. x is never taken out.
+Where it is known how much the model's output feels of an error in each direction, the error is measured so: curvature
+is the product of a factor of the features and one of the derivatives (Wang et al. 2019, arXiv 1905.05934).
 """
 
 from __future__ import annotations
@@ -53,6 +55,9 @@ RIDGE = 1e-4
 """Relative to a feature's variance."""
 
 REMOVED_A_ROUND = 0.25
+
+SHRINKAGE = 0.1
+"""Of a metric towards one that has no directions: it comes from few samples."""
 
 LARGE = 4.0
 """Rows beyond this multiple of the usual size count as if they were of that size."""
@@ -207,12 +212,17 @@ def row_weights(merged: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.minimum(1.0, LARGE * np.median(sizes) / np.maximum(sizes, 1e-30)))
 
 
-def narrow_ladder(moments: HiddenMoments) -> tuple[Bypass, ...]:
-    """The narrow bypasses on offer, from wide to narrow."""
+def narrow_ladder(moments: HiddenMoments, metric: Matrix | None = None) -> tuple[Bypass, ...]:
+    """The narrow bypasses on offer, from wide to narrow.
+
+    Args:
+        moments: of the block.
+        metric: how errors at its merge are measured, [C, C]; None where all directions count alike.
+    """
     if moments.channels:
-        wide = fit_narrow(without_linear(moments), SHARES)
-        return (*wide, *fit_narrow(moments, LINEAR_SHARES, wide[-1].arrays["units"]))
-    return fit_narrow(moments, HEAD_SHARES if moments.taps > 1 else QUANTIZED_SHARES)
+        wide = fit_narrow(without_linear(moments), SHARES, metric=metric)
+        return (*wide, *fit_narrow(moments, LINEAR_SHARES, wide[-1].arrays["units"], metric))
+    return fit_narrow(moments, HEAD_SHARES if moments.taps > 1 else QUANTIZED_SHARES, metric=metric)
 
 
 def without_linear(moments: HiddenMoments) -> HiddenMoments:
@@ -223,7 +233,10 @@ def without_linear(moments: HiddenMoments) -> HiddenMoments:
 
 
 def fit_narrow(
-    moments: HiddenMoments, shares: Sequence[float], among: NDArray[np.int64] | None = None
+    moments: HiddenMoments,
+    shares: Sequence[float],
+    among: NDArray[np.int64] | None = None,
+    metric: Matrix | None = None,
 ) -> tuple[Bypass, ...]:
     """One narrow bypass for each share of units kept, from wide to narrow.
 
@@ -231,15 +244,27 @@ def fit_narrow(
         moments: of the block.
         shares: of all its units.
         among: the units to choose from; None for all of them.
+        metric: how errors at the merge are measured when units are chosen, [C, C]. The refit needs none: least squares
+            has the same solution in each.
     """
     scale = np.sqrt(np.maximum(np.diag(moments.ff), 1e-20))
     ff, fd = moments.ff / np.outer(scale, scale), moments.fd / scale[:, None]
+    felt = fd if metric is None else fd @ _root(metric)
     units = np.arange(moments.units) if among is None else among
     found = []
     for share in sorted(shares, reverse=True):
-        units = _reduced(moments, ff, fd, units, max(1, round(share * moments.units)))
+        units = _reduced(moments, ff, felt, units, max(1, round(share * moments.units)))
         found.append(_refitted(moments, ff, fd, units, scale))
     return tuple(found)
+
+
+def _root(metric: Matrix) -> Matrix:
+    """R with R Rᵀ the metric, scaled to a mean eigenvalue of one and shrunk; [C, C]."""
+    count = len(metric)
+    scale = float(np.trace(metric)) / count
+    if not scale > 0:
+        return np.eye(count)
+    return np.asarray(np.linalg.cholesky((1.0 - SHRINKAGE) * metric / scale + SHRINKAGE * np.eye(count)))
 
 
 def _features(moments: HiddenMoments, units: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -177,7 +177,8 @@ def _observed(
         parts = (surveyed.model, surveyed.survey.regions, single, settings.bypass, settings.seed)
         studied = cache.recall("studied", parts, lambda: study(surveyed, single, settings, progress))
     with measuring(console, "differentiating", cache):
-        gradients = measure_gradients(surveyed, original, single, claim.output, claim.loss, settings)
+        watched = tuple(region for region in surveyed.survey.blocks if region.name in studied.hidden)
+        gradients = measure_gradients(surveyed, original, single, claim.output, claim.loss, settings, watched)
     mask = padding_input(surveyed, splits, settings)
     evidence = Evidence(studied.activations, splits.fit, single, splits.joined_fit, mask)
     return _Ground(surveyed, original, splits, claim, studied, gradients, evidence)

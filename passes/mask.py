@@ -1,7 +1,8 @@
 """Put a mask on what each region adds: at one the model is the original, at zero the region is the identity.
 
 With d = merge - entry, the value at the merge becomes ``merge + (mask - 1) * d``. A mask of ones adds zeros, so that
-what is measured around it is measured at the original itself.
+what is measured around it is measured at the original itself. So does a shift of zeros, by which the merge itself may
+be moved in any direction.
 """
 
 from __future__ import annotations
@@ -65,6 +66,36 @@ class MaskRegions:
         fragment = builder.fragment()
         model.graph.initializer.extend(fragment.initializers)
         return fragment.nodes
+
+
+@dataclass(frozen=True)
+class ShiftMerges:
+    """Add an input `names.shift` for each merge, which is added to it: its derivative is the merge's.
+
+    Requires a normalised model, masked or not.
+    """
+
+    regions: tuple[Region, ...]
+
+    def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the copy with the inputs."""
+        model = copied(model)
+        flow = Flow.of(model.graph)
+        nodes = list(model.graph.node)
+        placed: list[tuple[float, onnx.NodeProto]] = []
+        for merge, region in {region.merge: region for region in self.regions}.items():
+            dims = [dim if isinstance(dim, int) else None for dim in region.dims]
+            shift = names.shift(merge)
+            model.graph.input.append(helper.make_tensor_value_info(shift, TensorProto.FLOAT, dims))
+            place = flow.producer[merge]
+            _rename_output(nodes[place], merge, f"{shift}/before")
+            builder = Builder(shift, opset_of(model))
+            typed = shift if region.elem_type == TensorProto.FLOAT else builder.cast(shift, region.elem_type)
+            # By its own name: in a masked model a node is already named like the merge.
+            shifted = helper.make_node("Add", [f"{shift}/before", typed], [merge], name=f"{shift}/add")
+            placed += [(place + 0.5, node) for node in (*builder.fragment().nodes, shifted)]
+        sort_nodes(model.graph, [*enumerate(nodes), *placed])
+        return model
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,11 @@ ORIGINAL_KEY = "skipc.original"
 """Key in the model's `metadata_props`: what of the original the compiled graph no longer tells, as JSON."""
 
 
+def shift(value: str) -> str:
+    """Name of an input of the masked model only: what is added to a value, float32 of the value's shape."""
+    return f"skipc/shift/{value}"
+
+
 def block(region: str) -> str:
     """Name of the `If` node that stands for a region."""
     return f"skipc/{region}"

@@ -38,13 +38,15 @@ def survey_of(network: Network) -> Surveyed:
     return Surveyed(found.model, input_specs(found.model), found.survey, {})
 
 
-def measured(network: Network, loss: str = "relative-l2", settings: Settings = ASKED, count: int = 6) -> Gradients:
+def measured(
+    network: Network, loss: str = "relative-l2", settings: Settings = ASKED, count: int = 6, watched: int = 1
+) -> Gradients:
     found = survey_of(network)
     original = open_session(found.model.SerializeToString())
     output = original.outputs[0]
     items = items_of(network, count)
     resolved = resolve_loss(loss, original.run(items[0].feeds)[output], None)
-    return measure_gradients(found, original, items, output, resolved, settings)
+    return measure_gradients(found, original, items, output, resolved, settings, found.survey.blocks[:watched])
 
 
 @pytest.mark.parametrize("build", BUILDS, ids=["transformer", "pre-norm", "conv", "mbconv", "mlp"])
@@ -53,10 +55,13 @@ def test_both_ways_agree(build: Callable[[], Network], monkeypatch: pytest.Monke
     assert (swept.method, swept.reason) == (REVERSE, "")
     assert swept.deviation is not None
     assert swept.deviation <= gradient.TOLERANCE
+    (metric,) = swept.metrics.values()
+    assert np.linalg.eigvalsh(metric).max() > 0
     monkeypatch.setattr(gradient, "TOLERANCE", -1.0)
     differences = measured(build())
     assert differences.method == CENTRAL
     assert differences.reason.startswith("reverse mode is off by")
+    assert differences.metrics == {}
     assert differences.impact.keys() == swept.impact.keys()
     # Kinks of ReLU on the way of a long step; the largest impact gives the scale.
     scale = 0.05 * max(swept.impact.values())

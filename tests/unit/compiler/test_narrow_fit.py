@@ -47,6 +47,34 @@ def test_the_units_that_matter_are_kept() -> None:
         assert kept.arrays["units"].tolist() == MATTERING
 
 
+def test_units_that_the_output_does_not_feel_go_first() -> None:
+    """Half of the units act in the first two directions only, half in the others; the metric feels one half."""
+    random = np.random.default_rng(1)
+    h = random.standard_normal((ROWS, 8))
+    weight = random.standard_normal((8, CHANNELS))
+    weight[:4, 2:], weight[4:, :2] = 0.0, 0.0
+    weight /= np.linalg.norm(weight, axis=1, keepdims=True)
+    d = h @ weight
+    ff, fd = np.cov(h.T, bias=True), (h - h.mean(axis=0)).T @ d / ROWS
+    moments = HiddenMoments(0, 1, h.mean(axis=0), d.mean(axis=0), ff, fd)
+    for felt, expected in (([1.0, 1.0, 0.0, 0.0], [0, 1, 2, 3]), ([0.0, 0.0, 1.0, 1.0], [4, 5, 6, 7])):
+        (kept,) = fit_narrow(moments, (0.5,), metric=1e-9 * np.diag(felt))
+        assert kept.arrays["units"].tolist() == expected
+    (alike,) = fit_narrow(moments, (0.5,))
+    (even,) = fit_narrow(moments, (0.5,), metric=np.eye(CHANNELS))
+    (nothing,) = fit_narrow(moments, (0.5,), metric=np.zeros((CHANNELS, CHANNELS)))
+    assert alike.arrays["units"].tolist() == even.arrays["units"].tolist() == nothing.arrays["units"].tolist()
+
+
+def test_a_metric_changes_which_units_are_kept_and_not_how_they_are_refitted() -> None:
+    moments = planted()[0]
+    metric = np.diag([1.0, 2.0, 3.0, 4.0])
+    (plain,), (measured,) = fit_narrow(moments, (0.25,)), fit_narrow(moments, (0.25,), metric=metric)
+    assert plain.arrays["units"].tolist() == measured.arrays["units"].tolist() == MATTERING
+    for name in ("weight", "down", "shift"):
+        np.testing.assert_array_equal(plain.arrays[name], measured.arrays[name])
+
+
 def test_the_fit_explains_all_but_the_noise() -> None:
     moments, f, d = planted()
     (bypass,) = fit_narrow(moments, shares=(0.25,))

@@ -11,7 +11,7 @@ import pytest
 from skipc.passes.base import run_passes
 from skipc.passes.candidate import ValueType
 from skipc.passes.expose import with_outputs
-from skipc.passes.mask import DeclareTypes, FixInputs, MaskRegions
+from skipc.passes.mask import DeclareTypes, FixInputs, MaskRegions, ShiftMerges
 from skipc.runtime import names
 from skipc.runtime.plan import Region
 from tests.gated import Array, Arrays, run, surveyed
@@ -80,6 +80,23 @@ def test_regions_that_share_a_merge_are_masked_one_after_the_other() -> None:
         np.testing.assert_allclose(result[layer.merge], result[entries[name]], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("elem_type", [onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16])
+def test_a_shift_is_added_to_a_merge_of_a_masked_model(elem_type: int) -> None:
+    network = mlp(elem_type=elem_type)
+    found = surveyed(network)
+    regions = found.survey.blocks
+    model = run_passes(found.model, [MaskRegions(regions), ShiftMerges(regions[:1])])
+    model = with_outputs(model, [regions[0].merge])
+    plain = run(with_outputs(found.model, [regions[0].merge]), network.feeds())
+    merge = plain[regions[0].merge]
+    by = np.arange(merge.size, dtype=np.float32).reshape(merge.shape) / 8
+    feeds = {**network.feeds(), names.REGION_MASK: mask(len(regions)), names.shift(regions[0].merge): by}
+    # float16 keeps eleven bits of values up to 8, and ONNX Runtime rounds only the sum of what NumPy rounds one by one.
+    tolerance = 0 if elem_type == onnx.TensorProto.FLOAT else 8 * 2**-11
+    expected = merge + by.astype(merge.dtype)
+    np.testing.assert_allclose(run(model, feeds)[regions[0].merge], expected, rtol=0, atol=tolerance)
+
+
 def test_the_mask_has_the_type_of_the_network() -> None:
     network = mlp(elem_type=onnx.TensorProto.FLOAT16)
     found = surveyed(network)
@@ -91,6 +108,7 @@ def test_the_given_model_is_left_alone() -> None:
     found = surveyed(mlp())
     before = found.model.SerializeToString()
     MaskRegions(found.survey.blocks).apply(found.model)
+    ShiftMerges(found.survey.blocks).apply(found.model)
     FixInputs({"x": (2, 6)}).apply(found.model)
     assert found.model.SerializeToString() == before
 
