@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import onnx
 
-from skipc.runtime.plan import Block
+from skipc.runtime.plan import Block, Bypass
 
 WEIGHT = 64
 """Elements from which on an initializer is a weight, and not part of computing a shape."""
@@ -39,6 +39,10 @@ def _signature(
         shapes = tuple(extents[value] for value in nodes[name].input if value in extents)
         if shapes:
             weighted.append((nodes[name].op_type, shapes))
-    sizes = tuple(sorted((name, array.shape) for name, array in block.bypass.arrays.items()))
-    parts = tuple((part.bypass.kind, part.region.kind) for part in block.bypass.parts)
-    return block.region.kind, tuple(weighted), block.bypass.kind, sizes, parts, block.gate.granularity
+    parts = tuple((part.bypass.kind, part.region.kind, _sizes(part.bypass)) for part in block.bypass.parts)
+    own = _sizes(block.bypass)
+    return block.region.kind, tuple(weighted), block.bypass.kind, own, parts, block.gate.granularity
+
+
+def _sizes(bypass: Bypass) -> tuple[Hashable, ...]:
+    return tuple(sorted((name, array.shape) for name, array in bypass.arrays.items()))

@@ -142,7 +142,7 @@ def gate_options(
     policies = policies_of(settings)
     plain: dict[str, tuple[Block, ...]] = {}
     for policy in policies:
-        blocks = with_policy(unread, policy, flow, may_share(candidates.steady, settings))
+        blocks = priced(with_policy(unread, policy, flow, may_share(candidates.steady, settings)), options)
         if not any(_read_alike(blocks, others) for others in plain.values()):
             plain[policy] = blocks
     found: dict[str, Gated] = {}
@@ -182,6 +182,7 @@ def _gated(
     judged = evidence.judged
     fitted = _fitted(surveyed, plain, evidence, claim.loss, settings, progress.part(0.0, ABLATION_SHARE))
     costs = _timed(surveyed, original, fitted, judged, settings)
+    costs = replace(costs, saved=np.array([block.saved_ms for block in fitted.blocks]))
     if beat > 1.0:
         hoped = HOPE * forecast(_offer(fitted, fitted.losses, costs, judged), claim.limit)
         if costs.original <= beat * (costs.original - hoped):
@@ -300,6 +301,21 @@ def _timed(surveyed: Surveyed, original: Session, fitted: _Fitted, judged: Judge
     model = instrument_for(surveyed.model, fitted.blocks, settings)
     groups = alike(fitted.blocks, surveyed.model)
     return measure_costs(original, model, typical(judged.items), groups, halves, 2 * TIMING_BUDGET_MS)
+
+
+def priced(blocks: Sequence[Block], options: Sequence[Option]) -> tuple[Block, ...]:
+    """Blocks with what they save by what was measured of their options; a chain saves what its parts do.
+
+    Options were timed at every width, and blocks of one kind together: opening one gate after another tells small
+    blocks apart by differences that are smaller than what disturbs them.
+    """
+    saved = {option.region.name: max(0.0, option.saved_ms) for option in options}
+
+    def saved_by(block: Block) -> float:
+        parts = [part.region.name for part in block.bypass.parts]
+        return sum(saved[name] for name in parts or [block.region.name])
+
+    return tuple(replace(block, saved_ms=saved_by(block)) for block in blocks)
 
 
 def _with_path(

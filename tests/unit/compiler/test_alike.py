@@ -1,8 +1,14 @@
-"""Blocks that compute the same are timed together."""
+"""Blocks that compute the same are timed together, and a chain saves what its parts do."""
 
 from __future__ import annotations
 
+import pytest
+
 from skipc.compiler.alike import alike
+from skipc.compiler.gating import priced
+from skipc.compiler.options import Option
+from skipc.passes.flow import Flow
+from skipc.passes.policy import with_policy
 from tests.gated import block, surveyed
 from tests.graphs import transformer
 
@@ -19,3 +25,18 @@ def test_other_bypasses_are_not_alike() -> None:
     kinds = ("linear", "affine", "affine", "affine")
     blocks = [block(region, kind) for region, kind in zip(found.survey.blocks, kinds, strict=True)]
     assert alike(blocks, found.model) == ((0,), (1, 3), (2,))
+
+
+def test_a_chain_saves_what_its_parts_do() -> None:
+    found = surveyed(transformer(layers=2))
+    regions = found.survey.blocks
+    saved = (0.25, 1.0, -0.125, 2.0)
+    blocks = [block(region, "linear") for region in regions]
+    options = [
+        Option(region, item.bypass, 0.01, saved_ms, 0)
+        for region, item, saved_ms in zip(regions, blocks, saved, strict=True)
+    ]
+    assert [item.saved_ms for item in priced(blocks, options)] == [0.25, 1.0, 0.0, 2.0]
+    chains = with_policy(blocks, "merged", Flow.of(found.model.graph))
+    assert len(chains) < len(blocks)
+    assert sum(item.saved_ms for item in priced(chains, options)) == pytest.approx(3.25)
