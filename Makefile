@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LIGHT := $(VENV)/.light.stamp
 FULL := $(VENV)/.full.stamp
-TEST_EXTRAS := cpu,text,images,gradients,dask,models,monitor,serving,dev
+TEST_EXTRAS := cpu,text,images,dask,models,monitor,serving,dev
 DEMO := models/demo
 MIN_PYTHON := import sys; sys.exit(sys.version_info < (3, 11))
 

@@ -5,7 +5,7 @@ Bypasses and gates are fitted on film reviews as a compilation would; nothing is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx
@@ -18,13 +18,15 @@ from skipc.compiler.bench import compare
 from skipc.compiler.data import batches, input_specs, load_dataset
 from skipc.compiler.executors import Local
 from skipc.compiler.fit import fit_gate
+from skipc.compiler.gradient import measure_gradients
 from skipc.compiler.impact import ablate, instrument, ungated
 from skipc.compiler.loss import Loss, resolve_loss
-from skipc.compiler.moments import Observed, observe
+from skipc.compiler.moments import Matrix, Observed, observe
 from skipc.compiler.narrow_fit import HEAD_SHARES, SHARES, HiddenMoments, fit_narrow, observe_hidden, without_linear
 from skipc.compiler.planner import GUARD, threshold_at, window_of
 from skipc.compiler.report import speedup_json
 from skipc.compiler.running import Judged, judge, run_gated, shut
+from skipc.compiler.settings import Settings
 from skipc.compiler.source import load_model
 from skipc.compiler.survey import Surveyed, survey_model
 from skipc.passes.base import run_passes
@@ -53,13 +55,22 @@ class _Ground:
     fit: Judged
     observed: dict[str, Observed]
     hidden: dict[str, HiddenMoments]
+    metrics: Mapping[str, Matrix]
 
-    def block(self, name: str, share: float, *, path: bool = False) -> Block:
-        """A block on a narrow bypass that keeps so many of its units, with or without a linear path."""
+    def block(self, name: str, share: float, *, path: bool = False, felt: bool = True) -> Block:
+        """A block on a narrow bypass that keeps so many of its units, with or without a linear path.
+
+        Args:
+            name: of its region.
+            share: of the units.
+            path: whether there is a linear one.
+            felt: whether units are chosen by what the output feels, as a compilation does, or by the block's own error.
+        """
         moments = self.hidden[name]
         moments = moments if path else without_linear(moments)
         region = next(region for region in self.surveyed.survey.blocks if region.name == name)
-        return ungated(region, fit_narrow(moments, (share,))[0], "sample", "attention_mask")
+        bypass = fit_narrow(moments, (share,), metric=self.metrics[name] if felt else None)[0]
+        return ungated(region, bypass, "sample", "attention_mask")
 
     def names(self, kind: str) -> list[str]:
         """Blocks of a kind, in graph order."""
@@ -81,17 +92,23 @@ def run(bench: Workbench) -> Json:
             blocks = [ground.block(name, share, path=path) for name in ground.names(kind)]
             label = f"{kind}, {share:.3g} of the units{' and a linear path' if path else ''}"
             widths[label] = _static(ground, blocks, rounds)
-    kept = [
-        ground.block(name, share) for kind, share in GATED.items() for name in ground.names(kind) if name != UNGATED
-    ]
-    place = {node.name: i for i, node in enumerate(ground.surveyed.model.graph.node)}
-    kept.sort(key=lambda block: place[block.region.nodes[0]])
+    kept = _kept(ground, felt=True)
     bench.say("gating MiniLM")
     fresh = _fresh(bench, ground)
     gates = {policy: _gated(ground, kept, policy, fresh, rounds) for policy in ("block", "merged")}
     every = running.opened(len(kept), range(len(kept)))
     static = {**_static(ground, kept, rounds), "domains": _losses(ground, kept, every, fresh)}
-    return {"widths": widths, "gates": {"none, always bypassed": static, **gates}}
+    by_error = {"domains": _losses(ground, _kept(ground, felt=False), every, fresh)}
+    own = {"none, always bypassed, units by the block's own error": by_error}
+    return {"widths": widths, "gates": {"none, always bypassed": static, **own, **gates}}
+
+
+def _kept(ground: _Ground, *, felt: bool) -> list[Block]:
+    """The blocks that gates are compared before, in graph order."""
+    chosen = [(name, share) for kind, share in GATED.items() for name in ground.names(kind) if name != UNGATED]
+    place = {node.name: i for i, node in enumerate(ground.surveyed.model.graph.node)}
+    kept = [ground.block(name, share, felt=felt) for name, share in chosen]
+    return sorted(kept, key=lambda block: place[block.region.nodes[0]])
 
 
 def _ground(bench: Workbench) -> _Ground:
@@ -99,15 +116,19 @@ def _ground(bench: Workbench) -> _Ground:
     data = load_dataset(job().data[0].partition("=")[2], input_specs(source.model))
     surveyed = replace(survey_model(source, data), executor=Local())
     part = data.subset(range(bench.pick(FIT, 60)))
-    fit = judge(opened(surveyed.model), part, surveyed.inputs, 1, surveyed.model.graph.output[0].name)
+    original = opened(surveyed.model)
+    fit = judge(original, part, surveyed.inputs, 1, surveyed.model.graph.output[0].name)
     single = batches(part, 1, surveyed.inputs)
     bench.say("observing MiniLM")
+    loss = resolve_loss("cosine", fit.references[0], None)
+    blocks = surveyed.survey.blocks
     return _Ground(
         surveyed=surveyed,
-        loss=resolve_loss("cosine", fit.references[0], None),
+        loss=loss,
         fit=fit,
-        observed=dict(observe(surveyed.model, surveyed.survey.blocks, single, seed=0)),
-        hidden=observe_hidden(surveyed.model, surveyed.survey.blocks, single, seed=0),
+        observed=dict(observe(surveyed.model, blocks, single, seed=0)),
+        hidden=observe_hidden(surveyed.model, blocks, single, seed=0),
+        metrics=measure_gradients(surveyed, original, single, fit.output, loss, Settings(), blocks).metrics,
     )
 
 

@@ -182,7 +182,6 @@ def _gated(
     judged = evidence.judged
     fitted = _fitted(surveyed, plain, evidence, claim.loss, settings, progress.part(0.0, ABLATION_SHARE))
     costs = _timed(surveyed, original, fitted, judged, settings)
-    costs = replace(costs, saved=np.array([block.saved_ms for block in fitted.blocks]))
     if beat > 1.0:
         hoped = HOPE * forecast(_offer(fitted, fitted.losses, costs, judged), claim.limit)
         if costs.original <= beat * (costs.original - hoped):
@@ -293,14 +292,16 @@ def _by_unit(pooled: NDArray[np.float32], judged: Judged) -> NDArray[np.float32]
 
 
 def _timed(surveyed: Surveyed, original: Session, fitted: _Fitted, judged: Judged, settings: Settings) -> Costs:
+    """What gates that decide row by row lose in parted batches, measured; what blocks save is known."""
     halves = {
         gate: threshold_at(fitted.scores[gate], 0.5)
         for gate, block in enumerate(fitted.blocks)
         if is_by_token(block.gate) or (decides_by_row(block.gate) and settings.batch_size > 1)
     }
     model = instrument_for(surveyed.model, fitted.blocks, settings)
-    groups = alike(fitted.blocks, surveyed.model)
-    return measure_costs(original, model, typical(judged.items), groups, halves, 2 * TIMING_BUDGET_MS)
+    groups = [group for group in alike(fitted.blocks, surveyed.model) if halves.keys() >= set(group)]
+    costs = measure_costs(original, model, typical(judged.items), groups, halves, 2 * TIMING_BUDGET_MS)
+    return replace(costs, saved=np.array([block.saved_ms for block in fitted.blocks]))
 
 
 def priced(blocks: Sequence[Block], options: Sequence[Option]) -> tuple[Block, ...]:

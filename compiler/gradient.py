@@ -131,14 +131,15 @@ def _measured(
     surveyed: Surveyed, watched: Sequence[Region], chosen: Sequence[Batch], output: str, loss: Loss, seeds: Seeds
 ) -> Gradients:
     regions = surveyed.survey.regions
-    primal = _Primal(_masked(surveyed), output, len(regions), seeds)
+    masked = run_passes(surveyed.model, [MaskRegions(regions)])
+    primal = _Primal(open_session(masked.SerializeToString()), output, len(regions), seeds)
 
     def judged(products: Sequence[Products], method: str, deviation: float | None, reason: str) -> Gradients:
         impact = _impact(products, squared=is_squared(loss))
         by_region = {region.name: float(value) for region, value in zip(regions, impact, strict=True)}
         return Gradients(by_region, method, len(products), deviation, reason)
 
-    found = swept(surveyed.model, regions, watched, chosen, output, seeds)
+    found = swept(masked, len(regions), watched, chosen, output, seeds)
     if isinstance(found, str):
         return judged(primal.affordable(chosen), CENTRAL, None, found)
     deviation = _deviation(found.products[:CHECKED], primal, chosen[:CHECKED])
@@ -146,11 +147,6 @@ def _measured(
         return replace(judged(found.products, REVERSE, deviation, ""), metrics=found.metrics)
     reason = f"reverse mode is off by {deviation:.2g} from central differences"
     return judged(primal.affordable(chosen), CENTRAL, deviation, reason)
-
-
-def _masked(surveyed: Surveyed) -> Session:
-    masked = run_passes(surveyed.model, [MaskRegions(surveyed.survey.regions)])
-    return open_session(masked.SerializeToString())
 
 
 def _spread(items: Sequence[Batch], count: int) -> tuple[Batch, ...]:

@@ -102,7 +102,7 @@ def measure_costs(
     original: Session,
     model: Instrumented,
     items: Sequence[Batch],
-    groups: Sequence[Sequence[int]] = (),
+    groups: Sequence[Sequence[int]] | None = None,
     halves: Mapping[int, float] | None = None,
     budget_ms: float = TIMING_BUDGET_MS,
 ) -> Costs:
@@ -115,11 +115,11 @@ def measure_costs(
         model: whose gates are timed.
         items: to run.
         groups: of gates before blocks that take the same time, opened together since a large difference is measured
-            more exactly than a small one; without them each gate is opened alone.
+            more exactly than a small one; None opens each gate alone.
         halves: for gates that decide row by row, a threshold that about half of the rows stay below.
         budget_ms: that timing may take, where a handful of rounds fits into it.
     """
-    groups = groups or [(gate,) for gate in range(model.gates)]
+    groups = [(gate,) for gate in range(model.gates)] if groups is None else groups
     parts = (model.key, items, groups, halves, budget_ms)
     return model.cache.recall("costs", parts, lambda: _costs(original, model, items, groups, halves or {}, budget_ms))
 

@@ -19,7 +19,7 @@ from skipc.compiler.running import in_parallel
 from skipc.passes.base import run_passes
 from skipc.passes.candidate import ValueType
 from skipc.passes.expose import with_outputs
-from skipc.passes.mask import DeclareTypes, FixInputs, MaskRegions, ShiftMerges
+from skipc.passes.mask import DeclareTypes, FixInputs, ShiftMerges
 from skipc.passes.pads import SplitPads
 from skipc.runtime import names
 from skipc.runtime.plan import Array, Region
@@ -51,8 +51,8 @@ class Swept:
 
 
 def swept(
-    model: onnx.ModelProto,
-    regions: Sequence[Region],
+    masked: onnx.ModelProto,
+    count: int,
     watched: Sequence[Region],
     items: Sequence[Batch],
     output: str,
@@ -61,8 +61,8 @@ def swept(
     """Sweep every batch, or say why that is not possible.
 
     Args:
-        model: normalised original.
-        regions: that a mask is put on; they may overlap.
+        masked: the model with its mask (`MaskRegions`).
+        count: of the mask's elements.
         watched: regions with a metric.
         items: batches.
         output: whose derivatives are wanted.
@@ -70,12 +70,9 @@ def swept(
     """
     try:
         import onnx_ad
-    except ImportError:
-        return "the package onnx-ad is not installed (pip install 'skipc[gradients]')"
-    try:
-        feeds = _feeds(model, len(regions), watched, items)
-        fixing = FixInputs(_common_shapes(feeds))
-        fixed = run_passes(model, [MaskRegions(tuple(regions)), ShiftMerges(tuple(watched)), SplitPads(), fixing])
+
+        feeds = _feeds(masked, count, watched, items)
+        fixed = run_passes(masked, [ShiftMerges(tuple(watched)), SplitPads(), FixInputs(_common_shapes(feeds))])
         fixed = run_passes(fixed, [DeclareTypes(_types(fixed, feeds))])
         shifts = list(dict.fromkeys(names.shift(region.merge) for region in watched))
         graph = onnx_ad.reverse(fixed, inputs=[names.REGION_MASK, *shifts], outputs=[output], layout="onnx")
@@ -103,16 +100,16 @@ def _metric(adjoint: Array, region: Region) -> Matrix:
     return np.asarray(np.mean([each.T @ each for each in rows], axis=0))
 
 
-def _feeds(model: onnx.ModelProto, count: int, watched: Sequence[Region], items: Sequence[Batch]) -> list[Feeds]:
+def _feeds(masked: onnx.ModelProto, count: int, watched: Sequence[Region], items: Sequence[Batch]) -> list[Feeds]:
     """Each batch with a mask of ones and shifts of zeros."""
     merges = list(dict.fromkeys(region.merge for region in watched))
     ones: Feeds = {names.REGION_MASK: np.ones(count, np.float32)}
     if not merges:
         return [{**item.feeds, **ones} for item in items]
-    session = open_session(with_outputs(model, merges).SerializeToString())
+    session = open_session(with_outputs(masked, merges).SerializeToString())
 
     def fed(item: Batch) -> Feeds:
-        values = session.run(item.feeds, merges)
+        values = session.run({**item.feeds, **ones}, merges)
         shifts = {names.shift(merge): np.zeros(values[merge].shape, np.float32) for merge in merges}
         return {**item.feeds, **ones, **shifts}
 

@@ -66,7 +66,7 @@ def test_units_that_the_output_does_not_feel_go_first() -> None:
     assert alike.arrays["units"].tolist() == even.arrays["units"].tolist() == nothing.arrays["units"].tolist()
 
 
-def test_a_metric_changes_which_units_are_kept_and_not_how_they_are_refitted() -> None:
+def test_what_is_kept_is_refitted_alike_in_every_metric() -> None:
     moments = planted()[0]
     metric = np.diag([1.0, 2.0, 3.0, 4.0])
     (plain,), (measured,) = fit_narrow(moments, (0.25,)), fit_narrow(moments, (0.25,), metric=metric)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import onnx
 import pytest
 
 from skipc.compiler.data import Batch
@@ -13,7 +12,7 @@ from skipc.compiler.moments import rows_of
 from skipc.compiler.sweep import swept
 from skipc.passes.base import run_passes
 from skipc.passes.expose import with_outputs
-from skipc.passes.mask import ShiftMerges
+from skipc.passes.mask import MaskRegions, ShiftMerges
 from skipc.runtime import names
 from tests.gated import Array, run, surveyed
 from tests.graphs import Network, conv_net, mlp, transformer
@@ -34,11 +33,13 @@ def test_metrics_agree_with_central_differences(build: Callable[[], Network]) ->
     random = np.random.default_rng(0)
     shape = run(found.model, items[0].feeds)[output].shape
     seeds = {item.indices: random.standard_normal((*shape, DIRECTIONS)).astype(np.float32) for item in items}
-    result = swept(found.model, found.survey.regions, (region,), items, output, lambda item: seeds[item.indices])
+    regions = found.survey.regions
+    masked = run_passes(found.model, [MaskRegions(regions)])
+    result = swept(masked, len(regions), (region,), items, output, lambda item: seeds[item.indices])
     assert not isinstance(result, str), result
     shifted = run_passes(found.model, [ShiftMerges((region,))])
     name = names.shift(region.merge)
-    merged = probe_shape(found.model, region.merge, items[0])
+    merged = run(with_outputs(found.model, [region.merge]), items[0].feeds)[region.merge].shape
 
     def moved(item: Batch, place: int, step: float) -> Array:
         shift = np.zeros(merged, np.float32)
@@ -60,13 +61,10 @@ def test_metrics_agree_with_central_differences(build: Callable[[], Network]) ->
     np.testing.assert_allclose(result.metrics[region.name], expected, rtol=0, atol=0.02 * scale)
 
 
-def probe_shape(model: onnx.ModelProto, value: str, item: Batch) -> tuple[int, ...]:
-    return run(with_outputs(model, [value]), item.feeds)[value].shape
-
-
 def test_what_cannot_be_swept_is_told_in_words() -> None:
     found = surveyed(mlp())
-    items = items_of(mlp())
-    told = swept(found.model, found.survey.regions, (), items, "nothing", lambda _: np.zeros((1, 1), np.float32))
+    masked = run_passes(found.model, [MaskRegions(found.survey.regions)])
+    count = len(found.survey.regions)
+    told = swept(masked, count, (), items_of(mlp()), "no-such-output", lambda _: np.zeros((1, 1), np.float32))
     assert isinstance(told, str)
-    assert told
+    assert "no-such-output" in told
