@@ -13,10 +13,11 @@ from skipc.compiler.data import Batch
 from skipc.compiler.fit import fit_bypass
 from skipc.compiler.gradient import Gradients
 from skipc.compiler.growth import growths, most_bytes
+from skipc.compiler.hidden import HiddenMoments, observe_hidden
 from skipc.compiler.impact import Costs, ablate, instrument, instrument_for, is_plain, measure_costs, typical, ungated
 from skipc.compiler.loss import Loss
 from skipc.compiler.moments import Observed, observe
-from skipc.compiler.narrow_fit import HiddenMoments, narrow_ladder, observe_hidden
+from skipc.compiler.narrow_fit import narrow_ladder
 from skipc.compiler.options import Option, in_graph_order, lesser_half, without_overlap
 from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Instrumented, Judged, in_parallel, opened, run_gated

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from skipc.compiler.growth import growths
-from skipc.compiler.narrow_fit import hidden_layers
+from skipc.compiler.hidden import hidden_layers
 from skipc.passes.external import tensors
 from skipc.runtime.plan import Array, Block, Bypass
 from tests.gated import block, instrumented, random_gate, surveyed
