@@ -175,7 +175,7 @@ def _interval(found: Result | None) -> str:
 def _int8_table(result: Result) -> Iterator[str]:
     limit = result["compile"]["certificate"]["limit"]
     damage = result["quality"]["films"]["cosine_distance"]
-    yield f"MiniLM in dynamic int8, compiled from there (cosine at most {limit:g} from the int8 model; on fresh films "
+    yield f"MiniLM in dynamic int8, compiled from there (cosine at most {limit:g} from the int8 model; on fresh films"
     yield f"{_mean(damage.get('static'))} static, {_mean(damage.get('gated'))} compiled):"
     yield ""
     yield "| speed-up over the int8 model (95 % interval) | int8 | float | quantized after skipc | static | compiled |"
