@@ -123,7 +123,7 @@ def _quantized_after(plan: Plan) -> onnx.ModelProto:
     blocks = tuple(replace(block, region=regions[block.region.name]) for block in plan.blocks)
     with tempfile.TemporaryDirectory() as folder:
         before, after = (Path(folder) / name for name in ("float.onnx", "int8.onnx"))
-        onnx.save(build(surveyed.model, replace(plan, blocks=blocks)), before)
+        onnx.save(build(surveyed.original, replace(plan, blocks=blocks, targets=surveyed.targets)), before)
         # A Gather that it quantizes has another output, which branches that read the old one are not told.
         quantized(before, after, ["MatMul"])
         return onnx.load(after)

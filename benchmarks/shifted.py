@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -18,12 +19,14 @@ from benchmarks import demo, minilm
 from benchmarks.measures import interval, judged_by_original, losses_of, opened, rows
 from benchmarks.workbench import Built, Json, Workbench
 from skipc.compiler.bench import compare
-from skipc.compiler.build import build_static, normalized
+from skipc.compiler.build import build_static
 from skipc.compiler.data import Batch, Dataset, batches
 from skipc.compiler.data_types import content_digest
 from skipc.compiler.report import speedup_json
 from skipc.compiler.report_measures import rounded
 from skipc.compiler.running import Judged
+from skipc.compiler.source import Source
+from skipc.compiler.survey import survey_model
 from skipc.runtime.plan import Block, Plan
 from skipc.runtime.session import Session
 
@@ -144,7 +147,7 @@ def _static_models(
     built, original = ground.built, opened(ground.built.original)
     few = rows(ground.familiar, range(len(ground.familiar)), bench.pick(RANKED_BY, 20))
     judged, items = judged_by_original(built, few), batches(few, 1, built.inputs)
-    plain = normalized(built.original)
+    plain = survey_model(Source(Path("model.onnx"), built.original, "", 0), None).model
 
     def worth(block: Block) -> float:
         alone = build_static(plain, [block])

@@ -14,15 +14,21 @@ from skipc.passes.expose import ExposeDecisions
 from skipc.passes.inject import InjectGates, ReplaceRegions
 from skipc.passes.normalize import Normalize
 from skipc.passes.restore import RecordOriginal
+from skipc.passes.shapes import FixTargets
 from skipc.passes.stamp import StampPlan
 from skipc.passes.window import LevelWindow
 from skipc.runtime.errors import InputError
-from skipc.runtime.plan import Block, Plan
+from skipc.runtime.plan import Block, Plan, Target
 
 
 def normalized(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model as all stages see it."""
     return run_passes(model, [Normalize()])
+
+
+def fixed(model: onnx.ModelProto, targets: Sequence[Target]) -> onnx.ModelProto:
+    """A normalised model with these target shapes, as what is compiled."""
+    return run_passes(model, [FixTargets(tuple(targets))])
 
 
 def build(model: onnx.ModelProto, plan: Plan, *, decisions: bool = False, level_input: bool = False) -> onnx.ModelProto:
@@ -37,8 +43,8 @@ def build(model: onnx.ModelProto, plan: Plan, *, decisions: bool = False, level_
     floors = tuple(block.gate.floor for block in plan.blocks)
     window = LevelWindow(plan.thresholds, floors, plan.level, as_input=level_input)
     shown: list[GraphPass] = [ExposeDecisions(plan.blocks)] if decisions else []
-    gates = InjectGates(plan.blocks, window)
-    return run_passes(model, [gates, *shown, AnnotateGates(plan), StampPlan(plan), RecordOriginal(model)])
+    steps: list[GraphPass] = [FixTargets(plan.targets), InjectGates(plan.blocks, window)]
+    return run_passes(model, [*steps, *shown, AnnotateGates(plan), StampPlan(plan), RecordOriginal(model)])
 
 
 def placing(plan: Plan, weights: str) -> Plan:
@@ -50,7 +56,7 @@ def placing(plan: Plan, weights: str) -> Plan:
 
 
 def build_static(model: onnx.ModelProto, blocks: Sequence[Block]) -> onnx.ModelProto:
-    """A normalised model with these blocks bypassed for good."""
+    """A model whose target shapes are fixed, with these blocks bypassed for good."""
     return run_passes(model, [ReplaceRegions(tuple(blocks))])
 
 

@@ -127,9 +127,9 @@ def _compile_model(
             levels = certified_levels(gated, splits, ground.claim, progress)
     claim = replace(ground.claim, limit=levels.certificate.limit)
     with measuring(console, "building and verifying", cache):
-        plan = full_plan(source, data, gated, levels, splits, claim, settings, len(surveyed.survey.blocks))
+        plan = full_plan(source, data, gated, levels, splits, claim, settings, surveyed)
         plan = with_references(plan, surveyed, splits.fit, splits.calibrate)
-        model = build(surveyed.model, plan, decisions=settings.decisions, level_input=settings.level_input)
+        model = build(surveyed.original, plan, decisions=settings.decisions, level_input=settings.level_input)
         static = static_alternative(surveyed, candidates, splits, claim)
         measured = measure_promises(surveyed, original, model, plan, static, data, splits, claim)
     require_promises(measured)
@@ -169,7 +169,7 @@ def _observed(
     with console.stage("finding regions"):
         surveyed = replace(survey_model(source, data[0], settings.exclude, settings.weights), executor=executor)
     _require_regions(surveyed)
-    original = open_session(surveyed.model.SerializeToString(), provider=settings.provider, threads=settings.threads)
+    original = open_session(surveyed.original.SerializeToString(), provider=settings.provider, threads=settings.threads)
     with console.stage("running the original on the data") as progress:
         splits, claim = split_and_judge(surveyed, original, data, settings, progress)
     single = splits.single_fit
@@ -225,10 +225,10 @@ def compile_without_data(source: Source, settings: Settings, console: Console) -
     _require_regions(surveyed)
     blocks = tuple(ungated(region, Bypass("identity")) for region in surveyed.survey.blocks)
     plan = bare_plan(source, (), blocks, ((NEVER,) * len(blocks),), settings, None, settings.loss)
-    plan = replace(plan, regions=len(blocks))
+    plan = replace(plan, regions=len(blocks), targets=surveyed.targets)
     with console.stage("building and verifying"):
-        model = build(surveyed.model, plan, decisions=settings.decisions, level_input=settings.level_input)
-        equality = gates_shut_equality(surveyed.model, model, probe_feeds(surveyed.model, surveyed.inputs, None))
+        model = build(surveyed.original, plan, decisions=settings.decisions, level_input=settings.level_input)
+        equality = gates_shut_equality(surveyed.original, model, probe_feeds(surveyed.model, surveyed.inputs, None))
     if not equality.ok:
         raise PromiseError("gates-shut-differ", "with every gate shut the outputs differ from the original's")
     return Compiled(model, plan, surveyed)

@@ -16,6 +16,7 @@ from skipc.compiler.settings import Settings
 from skipc.compiler.shipped import without_gate
 from skipc.compiler.source import Source
 from skipc.compiler.splits import Splits
+from skipc.compiler.survey import Surveyed
 from skipc.runtime.plan import Block, Certificate, Plan
 
 
@@ -27,7 +28,7 @@ def full_plan(
     splits: Splits,
     claim: Claim,
     settings: Settings,
-    regions: int,
+    surveyed: Surveyed,
 ) -> Plan:
     """What was certified, without the blocks that no level bypasses."""
     in_force = levels.steps[-1].thresholds
@@ -41,7 +42,7 @@ def full_plan(
     blocks = tuple(planned[i] for i in used)
     thresholds = ((NEVER,) * len(used), *(tuple(step.thresholds[i] for i in used) for step in levels.steps))
     plan = bare_plan(source, data, blocks, thresholds, settings, levels.certificate, claim.loss.name)
-    return replace(plan, regions=regions)
+    return replace(plan, regions=len(surveyed.survey.blocks), targets=surveyed.targets)
 
 
 def bare_plan(

@@ -110,9 +110,9 @@ def take_portrait(
         identity_opponent(surveyed, subject.options, fit, calibrate, test, claim),
     )
     progress.to(0.4)
-    opponents = (*fixed, *int8_opponents(surveyed.model, subject.model, calibrate, test, claim))
+    opponents = (*fixed, *int8_opponents(surveyed.original, subject.model, calibrate, test, claim))
     progress.to(0.6)
-    pair = (serialized(surveyed.model), serialized(subject.model))
+    pair = (serialized(surveyed.original), serialized(subject.model))
     memory = [memory_at_load(data) for data in pair]
     progress.to(0.7)
     return Portrait(

@@ -62,7 +62,7 @@ def measure_promises(
 ) -> Measured:
     """Check the compiled model on *test*, and time it and its alternative against the original."""
     session = open_session(model.SerializeToString(), provider=plan.provider, threads=plan.threads)
-    equality = gates_shut_equality(surveyed.model, model, [item.feeds for item in splits.test[0].items])
+    equality = gates_shut_equality(surveyed.original, model, [item.feeds for item in splits.test[0].items])
     found = {
         dataset.name: verification(
             equality, claim.loss, run_plain(session, judged, claim.loss), plan, per_sample=claim.binary

@@ -146,14 +146,14 @@ def _growth_json(compiled: Compiled) -> Json | None:
     """What the file adds to the original, as `footprint` foretells it, and where weights are; None of a bare plan."""
     if not compiled.model.graph.node:
         return None
-    found = footprint(compiled.surveyed.model, compiled.model)
+    found = footprint(compiled.surveyed.original, compiled.model)
     places = {block.region.weights for block in compiled.plan.blocks}
     return {"file": found.file, "load": found.load, "in_branches": found.branches, "weights": ", ".join(sorted(places))}
 
 
 def _growth(compiled: Compiled) -> float | None:
     """By how much the file grows, as a share of the original's size; None where its weights are elsewhere."""
-    original = compiled.surveyed.model
+    original = compiled.surveyed.original
     if refers(original) or not original.ByteSize():
         return None
     return rounded(compiled.model.ByteSize() / original.ByteSize() - 1.0)

@@ -83,7 +83,7 @@ def speed_as_shipped(
     surveyed: Surveyed, judged: Judged, settings: Settings
 ) -> Callable[[Sequence[Block], Step], float]:
     """How many times faster than the original a configuration of blocks is, built as it would be shipped."""
-    original = surveyed.model.SerializeToString()
+    original = surveyed.original.SerializeToString()
 
     def speed_of(blocks: Sequence[Block], step: Step) -> float:
         chosen = [(block, limit) for block, limit in zip(blocks, step.thresholds, strict=True) if limit > NEVER]

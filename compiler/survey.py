@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
+from functools import cached_property
 
 import onnx
 
-from skipc.compiler.build import normalized
+from skipc.compiler.build import fixed, normalized
 from skipc.compiler.data import Dataset, InputSpec, input_specs
 from skipc.compiler.executors import Executor, Local
 from skipc.compiler.probe import probe_feeds, probe_types
@@ -21,7 +22,7 @@ from skipc.passes.rows import side_values
 from skipc.passes.shapes import constant_targets
 from skipc.passes.stand_in import runnable
 from skipc.runtime.errors import InputError
-from skipc.runtime.plan import Array, Region
+from skipc.runtime.plan import Array, Region, Target
 from skipc.runtime.session import is_equal, open_session
 
 
@@ -30,18 +31,25 @@ class Surveyed:
     """An original as the later stages need it.
 
     Attributes:
-        model: normalised.
+        original: normalised.
         inputs: what it must be fed.
         survey: its regions and the refusals, without what the user excluded.
         types: of its values; extents of one name are equal.
         executor: where losses of changed versions of it are measured.
+        targets: of its Reshape nodes whose shapes need not be computed.
     """
 
-    model: onnx.ModelProto
+    original: onnx.ModelProto
     inputs: tuple[InputSpec, ...]
     survey: Survey
     types: Mapping[str, ValueType]
     executor: Executor = field(default_factory=Local)
+    targets: tuple[Target, ...] = ()
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """What is compiled: the original with its target shapes fixed."""
+        return fixed(self.original, self.targets)
 
 
 def survey_model(source: Source, data: Dataset | None, exclude: Sequence[str] = (), weights: str = "auto") -> Surveyed:
@@ -56,13 +64,15 @@ def survey_model(source: Source, data: Dataset | None, exclude: Sequence[str] = 
     Raises:
         InputError: the model does not run, or gives another answer for the same input the second time.
     """
-    model = normalized(source.model)
-    inputs = input_specs(model)
-    feeds = probe_feeds(model, inputs, data)
-    _require_deterministic(model, feeds[0])
+    original = normalized(source.model)
+    targets = constant_targets(original, constants_of(original.graph))
+    model, inputs = fixed(original, targets), input_specs(original)
+    feeds = probe_feeds(original, inputs, data)
+    _require_deterministic(original, feeds[0])
     types = probe_types(model, feeds)
     survey = with_rows(find_regions(model, types), model, types)
-    return Surveyed(model, inputs, _placing(_without(survey, exclude), weights), types)
+    survey = _placing(_without(survey, exclude), weights)
+    return Surveyed(original, inputs, survey, types, targets=targets)
 
 
 def _placing(survey: Survey, weights: str) -> Survey:
@@ -74,11 +84,10 @@ def _placing(survey: Survey, weights: str) -> Survey:
 
 def with_rows(survey: Survey, model: onnx.ModelProto, types: Mapping[str, ValueType]) -> Survey:
     """The same regions with what it takes to run them for some rows only."""
-    flow, targets = Flow.of(model.graph), constant_targets(model, constants_of(model.graph))
+    flow = Flow.of(model.graph)
 
     def completed(region: Region) -> Region:
-        own = tuple(target for target in targets if target.node in region.nodes)
-        return replace(region, sides=side_values(flow, region, types), targets=own)
+        return replace(region, sides=side_values(flow, region, types))
 
     return replace(survey, blocks=tuple(map(completed, survey.blocks)), layers=tuple(map(completed, survey.layers)))
 

@@ -155,9 +155,9 @@ def _compile_from_plan(
     with console.stage("finding regions"):
         surveyed = survey_model(source, None)
     with console.stage("building from the plan"):
-        model = build(surveyed.model, plan, decisions=settings.decisions, level_input=settings.level_input)
+        model = build(surveyed.original, plan, decisions=settings.decisions, level_input=settings.level_input)
     with console.stage("verifying"):
-        equality = gates_shut_equality(surveyed.model, model, probe_feeds(surveyed.model, surveyed.inputs, None))
+        equality = gates_shut_equality(surveyed.original, model, probe_feeds(surveyed.model, surveyed.inputs, None))
     if not equality.ok:
         raise PromiseError("gates-shut-differ", "with every gate shut the outputs differ from the original's")
     compiled = Compiled(model, plan, surveyed)

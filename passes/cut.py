@@ -6,14 +6,13 @@ from collections.abc import Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from skipc.passes.builder import Builder, Fragment
 from skipc.passes.eight_bits import KIND as EIGHT_BITS
 from skipc.passes.eight_bits import in_8_bits
-from skipc.passes.flow import Flow, NodeSet, members, node_inputs, node_set
+from skipc.passes.flow import Flow, NodeSet, members, node_set
 from skipc.passes.heads import hidden_of
 from skipc.passes.narrow import Hidden, Narrowed, constants_of, narrowed
 from skipc.passes.normalize import copied_node
@@ -80,36 +79,8 @@ class Cut:
         return any(name in self.flow.graph_outputs for name in self.flow.nodes[node].output)
 
     def full_nodes(self, region: Region, moved: NodeSet) -> list[onnx.NodeProto]:
-        """Copies of a region's nodes that write `names.full`; constant target shapes are added to the model."""
-        nodes = [renamed(self.flow.nodes[i], {region.exit: names.full(region.name)}) for i in members(moved)]
-        by_name = {node.name: node for node in nodes}
-        for number, target in enumerate(region.targets):
-            constant = f"skipc/{region.name}/shape_{number}"
-            self.model.graph.initializer.append(numpy_helper.from_array(np.array(target.shape, np.int64), constant))
-            node = by_name[target.node]
-            node.input[1] = constant
-            kept = [item for item in node.attribute if item.name != "allowzero"]
-            del node.attribute[:]
-            node.attribute.extend(kept)
-        return self._needed(nodes, names.full(region.name))
-
-    def _needed(self, nodes: list[onnx.NodeProto], leaving: str) -> list[onnx.NodeProto]:
-        """Those of a branch's nodes that its result depends on: ONNX Runtime runs the others too.
-
-        Without its last reader an initializer would bring a warning at every load, so what reads such a one stays.
-        """
-        weights = {item.name for item in self.model.graph.initializer}
-        wanted, kept = {leaving}, [False] * len(nodes)
-        for place in reversed(range(len(nodes))):
-            node = nodes[place]
-            kept[place] = not wanted.isdisjoint(node.output) or self._reads_alone(node, weights)
-            if kept[place]:
-                wanted.update(node_inputs(node))
-        return [node for node, keep in zip(nodes, kept, strict=True) if keep]
-
-    def _reads_alone(self, node: onnx.NodeProto, weights: set[str]) -> bool:
-        """Whether a node is the only reader of an initializer."""
-        return any(name in weights and self.flow.consumers[name].bit_count() == 1 for name in node_inputs(node))
+        """Copies of a region's nodes that write `names.full`."""
+        return [renamed(self.flow.nodes[i], {region.exit: names.full(region.name)}) for i in members(moved)]
 
     def full_branch(
         self, region: Region, nodes: Sequence[onnx.NodeProto], moved: NodeSet, kept: frozenset[str] = frozenset()

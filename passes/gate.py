@@ -33,7 +33,8 @@ def write_gate(builder: Builder, region: Region, gate: Gate, limits: str) -> Non
 
 def write_condition(builder: Builder, region: Region, agreed: str) -> None:
     """Add the nodes from decisions, 1 for the bypass, to the scalar that says whether all agree; none at all agree."""
-    builder.cast(builder.op("ReduceMin", [agreed], keepdims=0), TensorProto.BOOL, output=names.gate(region.name))
+    least = builder.op("ReduceMin", [agreed], output=names.least(region.name), keepdims=0)
+    builder.cast(least, TensorProto.BOOL, output=names.gate(region.name))
 
 
 def decides_by_row(gate: Gate) -> bool:

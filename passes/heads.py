@@ -51,7 +51,6 @@ class _Finder:
         self._region = region
         position = {node.name: i for i, node in enumerate(flow.nodes)}
         self._inside = node_set(position[name] for name in region.nodes)
-        self._known = {target.node: target.shape for target in region.targets}
         self._extent = 0
         self._seen: set[int] = set()
         self._projections = 0
@@ -119,8 +118,6 @@ class _Finder:
         node = self._flow.nodes[position]
         if node.op_type != "Reshape":
             return ()
-        if node.name in self._known:
-            return tuple(self._known[node.name])
         return tuple(int(extent) for extent in self._constants.get(node.input[1], ()))
 
     def _width(self, targets: Iterable[tuple[int, ...]]) -> int:

@@ -176,11 +176,10 @@ def _ifs(cut: Cut, block: Block, bypass: Fragment, moved: NodeSet, shared: bool,
 
 
 def _mixed_condition(region: Region, opset: int) -> Sequence[onnx.NodeProto]:
-    """Whether rows disagree: the largest of their decisions is not the smallest."""
+    """Whether rows disagree: the smallest of their decisions is not the largest."""
     builder = Builder(names.mixed(region.name), opset)
-    agreed = names.agreed(region.name)
-    ends = [builder.op(op_type, [agreed], keepdims=0) for op_type in ("ReduceMax", "ReduceMin")]
-    builder.cast(builder.op("Sub", ends), TensorProto.BOOL, output=f"{names.mixed(region.name)}/condition")
+    most = builder.op("ReduceMax", [names.agreed(region.name)], keepdims=0)
+    builder.op("Less", [names.least(region.name), most], output=f"{names.mixed(region.name)}/condition")
     return tuple(builder.fragment().nodes)
 
 

@@ -34,6 +34,7 @@ class Original:
         value_info: order of the values' types.
         lost_value_info: types of values that the compiled graph cannot hold; they come last before ordering.
         lost_nodes: nodes that the compiled graph does not need; they come last before ordering.
+        lost_initializers: constants that only those read; they come last before ordering.
         changed_nodes: nodes of which the compiled graph holds another version, under their present names.
     """
 
@@ -44,6 +45,7 @@ class Original:
     value_info: Order = ()
     lost_value_info: tuple[onnx.ValueInfoProto, ...] = ()
     lost_nodes: tuple[onnx.NodeProto, ...] = ()
+    lost_initializers: tuple[onnx.TensorProto, ...] = ()
     changed_nodes: tuple[onnx.NodeProto, ...] = ()
 
     def with_orders(self, nodes: Order, initializers: Order, value_info: Order) -> Original:
@@ -89,6 +91,7 @@ def _encoded(original: Original) -> dict[str, Any]:
         "value_info": original.value_info,
         "lost_value_info": [_as_text(item) for item in original.lost_value_info],
         "lost_nodes": [_as_text(item) for item in original.lost_nodes],
+        "lost_initializers": [_as_text(item) for item in original.lost_initializers],
         "changed_nodes": [_as_text(item) for item in original.changed_nodes],
     }
 
@@ -102,11 +105,12 @@ def _decoded(raw: Mapping[str, Any]) -> Original:
         value_info=_order(raw, "value_info"),
         lost_value_info=tuple(map(onnx.ValueInfoProto.FromString, _from_text(raw, "lost_value_info"))),
         lost_nodes=tuple(map(onnx.NodeProto.FromString, _from_text(raw, "lost_nodes"))),
+        lost_initializers=tuple(map(onnx.TensorProto.FromString, _from_text(raw, "lost_initializers"))),
         changed_nodes=tuple(map(onnx.NodeProto.FromString, _from_text(raw, "changed_nodes"))),
     )
 
 
-def _as_text(item: onnx.ValueInfoProto | onnx.NodeProto) -> str:
+def _as_text(item: onnx.ValueInfoProto | onnx.NodeProto | onnx.TensorProto) -> str:
     return b64encode(item.SerializeToString(deterministic=True)).decode()
 
 

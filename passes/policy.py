@@ -108,7 +108,6 @@ def _joined(run: Sequence[Block]) -> Block:
         dims=first.dims,
         channel_axis=first.channel_axis,
         sides=tuple(dict.fromkeys(side for region in regions for side in region.sides if side not in exits)),
-        targets=tuple(target for region in regions for target in region.targets),
     )
     parts = tuple(Part(block.region, block.bypass) for block in run)
     return replace(run[0], region=region, bypass=Bypass("chain", parts=parts))

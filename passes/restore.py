@@ -42,7 +42,7 @@ class RecordOriginal:
         """Return the copy that remembers.
 
         Raises:
-            ValueError: a node or weight of the original is not in the model any more.
+            ValueError: the original cannot be put together from the model.
         """
         undone, normalised = _undone(model).graph, self.original.graph
         lost = _lost(normalised.value_info, undone.value_info)
@@ -51,12 +51,18 @@ class RecordOriginal:
         nodes = _names(normalised.node)
         unsorted = [nodes[place] for place in places_of(before.nodes, len(nodes), where="")] if before.nodes else nodes
         lost_nodes = _lost(normalised.node, undone.node)
+        lost_initializers = _lost(normalised.initializer, undone.initializer)
         present = [*undone.node, *lost_nodes]
-        changed = _changed_nodes(normalised.node, present)
-        remembering = replace(before, lost_value_info=lost, lost_nodes=lost_nodes, changed_nodes=changed)
+        remembering = replace(
+            before,
+            lost_value_info=lost,
+            lost_nodes=lost_nodes,
+            lost_initializers=lost_initializers,
+            changed_nodes=_changed_nodes(normalised.node, present),
+        )
         original = remembering.with_orders(
             order_of(unsorted, _names(present)),
-            order_of(_names(normalised.initializer), _names(undone.initializer)),
+            order_of(_names(normalised.initializer), _names([*undone.initializer, *lost_initializers])),
             order_of(_names(normalised.value_info), found),
         )
         model = copied(model)
@@ -82,6 +88,7 @@ class Restore:
         graph = restored.graph
         graph.value_info.extend(original.lost_value_info)
         graph.node.extend(original.lost_nodes)
+        graph.initializer.extend(original.lost_initializers)
         _reorder(graph.node, original.nodes)
         _reorder(graph.initializer, original.initializers)
         _reorder(graph.value_info, original.value_info)
@@ -188,15 +195,11 @@ def _region_nodes(node: onnx.NodeProto, region: Region) -> Iterator[onnx.NodePro
     graph = next((inner for inner in _graphs_below(node) if names.branch(inner.name) == names.branch(full)), None)
     if graph is None:
         raise _changed(f"the subgraph {full} is gone")
-    targets = {target.node: target.value for target in region.targets}
     new = _original_names(graph, region)
     for inner in graph.node:
         if names.is_ours(inner.name):
             continue
-        copy = renamed(inner, new)
-        if inner.name in targets:
-            copy.input[1] = targets[inner.name]
-        yield copy
+        yield renamed(inner, new)
 
 
 def _original_names(graph: onnx.GraphProto, region: Region) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Find the target shapes of Reshape nodes that can be written as constants.
+"""Write the target shapes of Reshape nodes as constants where they can be.
 
 Exporters compute the shape of a Reshape from the extents of some other value, with a dozen small nodes. ONNX Runtime
 folds them away where it sees the whole pattern, which it does not across the border of an `If`. A target that copies
@@ -7,18 +7,81 @@ extents of its own input (0 in ONNX) and infers at most one (-1) needs none of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
-from skipc.passes.flow import Flow
+from skipc.passes.base import copied
+from skipc.passes.cut import take
+from skipc.passes.flow import Flow, node_inputs
+from skipc.passes.normalize import copied_node
+from skipc.runtime import names
 from skipc.runtime.plan import Array, Dim, Target
 
 COPY, INFER = 0, -1
 SMALL = 64
 """Elements of an initializer that may take part in computing a shape; larger ones are weights."""
+
+
+@dataclass(frozen=True)
+class FixTargets:
+    """Give Reshape nodes their constant targets, and leave out what computed them and nothing else.
+
+    Attributes:
+        targets: by `constant_targets` of the same model.
+    """
+
+    targets: tuple[Target, ...]
+
+    def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the copy that computes the same."""
+        model = copied(model)
+        nodes = {node.name: node for node in model.graph.node}
+        for shape in sorted({target.shape for target in self.targets}):
+            model.graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), names.shape(shape)))
+        dropped = [nodes[target.node].input[1] for target in self.targets]
+        for target in self.targets:
+            node = nodes[target.node]
+            node.input[1] = names.shape(target.shape)
+            kept = [item for item in node.attribute if item.name != "allowzero"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+        _drop_unread(model.graph, dropped)
+        return model
+
+
+def _drop_unread(graph: onnx.GraphProto, values: Sequence[str]) -> None:
+    """Remove the nodes that only these values needed, and their constants: left behind, they bring warnings."""
+    fed = {item.name for item in graph.input}
+    small = {item.name for item in graph.initializer if sum(item.dims) <= SMALL and item.name not in fed}
+    large = {item.name for item in graph.initializer} - small
+    producer = {name: node for node in graph.node for name in node.output if name}
+    readers = Counter(name for node in graph.node for name in node_inputs(node))
+    readers.update(item.name for item in graph.output)
+    waiting, gone = list(values), set[str]()
+    while waiting:
+        name = waiting.pop()
+        if readers[name]:
+            continue
+        node = producer.get(name)
+        if node is None:
+            gone |= {name} & small
+            continue
+        read = node_inputs(node)
+        last = any(name in large and readers[name] == 1 for name in read)
+        if last or node.output[0] in gone or any(readers[name] for name in node.output):
+            continue  # Weights stay where `restore` finds them, and so does what reads them.
+        gone.update(node.output)
+        readers.subtract(read)
+        waiting += read
+    take(graph.initializer, gone, ())
+    left = [copied_node(node) for node in graph.node if node.output[0] not in gone]
+    del graph.node[:]
+    graph.node.extend(left)
 
 
 def constant_targets(model: onnx.ModelProto, constants: Mapping[str, Array]) -> tuple[Target, ...]:
@@ -34,7 +97,7 @@ def constant_targets(model: onnx.ModelProto, constants: Mapping[str, Array]) -> 
         return ()
     targets = _Targets(flow, _dims(model), constants)
     found = [(node, targets.of(node)) for node in reshapes]
-    return tuple(Target(node.name, shape, node.input[1], _allows_zero(node)) for node, shape in found if shape)
+    return tuple(Target(node.name, shape) for node, shape in found if shape)
 
 
 def _allows_zero(node: onnx.NodeProto) -> bool:

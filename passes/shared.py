@@ -81,7 +81,8 @@ def write_gates(builder: Builder, blocks: Sequence[Block], limits: Sequence[str]
     if decides_by_row(gates[0]):
         writer.of_rows(builder.reduce("ReduceMin", pairs, [2]))
     else:
-        writer.write(builder.reduce("ReduceMin", pairs, [0, 2]), [names.gate(block.region.name) for block in blocks])
+        least = builder.cast(builder.reduce("ReduceMin", pairs, [0, 2]), TensorProto.BOOL)
+        writer.write(least, [names.gate(block.region.name) for block in blocks])
 
 
 def _weight(name: str) -> str:
@@ -102,10 +103,10 @@ class _Conditions:
         self._regions = [block.region.name for block in blocks]
 
     def write(self, decisions: str, outputs: Sequence[str]) -> None:
-        """Scalar conditions from decisions, float32 [gates]."""
+        """Scalar conditions from decisions, bool [gates]."""
         builder = self._builder
         scalar = builder.constant([], np.int64)
-        for part, output in zip(self._split(builder.cast(decisions, TensorProto.BOOL), 0), outputs, strict=True):
+        for part, output in zip(self._split(decisions, 0), outputs, strict=True):
             builder.op("Reshape", [part, scalar], output=output)
 
     def of_rows(self, rows: str) -> None:
@@ -115,8 +116,8 @@ class _Conditions:
         for part, name in zip(self._split(rows, 1), self._regions, strict=True):
             builder.op("Reshape", [part, flat], output=names.agreed(name))
         least, most = (builder.reduce(op_type, rows, [0]) for op_type in ("ReduceMin", "ReduceMax"))
-        self.write(least, [names.gate(name) for name in self._regions])
-        self.write(builder.op("Sub", [most, least]), [f"{names.mixed(name)}/condition" for name in self._regions])
+        self.write(builder.cast(least, TensorProto.BOOL), [names.gate(name) for name in self._regions])
+        self.write(builder.op("Less", [least, most]), [f"{names.mixed(name)}/condition" for name in self._regions])
         if self._opset >= SPLIT_TAKES_SIZES:
             self._write_index(builder.cast(rows, TensorProto.BOOL))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 LEVEL = "skipc.level"
 """Initializer, int64 scalar: the row of `THRESHOLDS` in force. Level 0 never skips."""
 
@@ -58,6 +60,11 @@ def agreed(region: str) -> str:
     return f"skipc/{region}/agreed"
 
 
+def least(region: str) -> str:
+    """Name of the smallest of a gate's decisions, float32 scalar."""
+    return f"skipc/{region}/gate/least"
+
+
 def mixed(region: str) -> str:
     """Name of a region's result before the rows that do not need it are put in; prefix of what puts them in."""
     return f"skipc/{region}/mixed"
@@ -76,6 +83,11 @@ def index(region: str, *, agreed: bool) -> str:
 def mask(name: str) -> str:
     """Name of a mask's weights, float32 [batch, 1, sequence]: 1 / (tokens of the sample) for tokens, 0 for padding."""
     return f"skipc/mask/{name}"
+
+
+def shape(extents: Sequence[int]) -> str:
+    """Name of a constant target shape, int64, of Reshape nodes whose original computes it."""
+    return f"skipc/shape/{'x'.join(map(str, extents))}"
 
 
 def bypass(region: str) -> str:

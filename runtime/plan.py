@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from skipc.runtime.errors import InputError
 
-SCHEMA = 1
+SCHEMA = 2
 
 PLAN_HINT = "give a .plan.json as `skipc compile` wrote it, or compile again"
 
@@ -38,14 +38,10 @@ class Target:
     Attributes:
         node: name of the node.
         shape: the constant; 0 copies an extent of the node's input, -1 is inferred.
-        value: the shape that the original reads.
-        allow_zero: whether the original node takes 0 for an extent of 0; the rewritten one does not.
     """
 
     node: str
     shape: tuple[int, ...]
-    value: str
-    allow_zero: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,6 @@ class Region:
         dims: shape of entry and exit; a name or None where the extent varies.
         channel_axis: the axis of `dims` along which features lie.
         sides: values other than the entry that it reads and that have a row for each sample along axis 0.
-        targets: of its Reshape nodes whose shape need not be computed.
         weights: which weights go into the branches: ``auto`` for those that ONNX Runtime needs there, ``branch`` for
             all that nothing else reads, ``outer`` for none.
     """
@@ -81,7 +76,6 @@ class Region:
     dims: tuple[Dim, ...]
     channel_axis: int
     sides: tuple[str, ...] = ()
-    targets: tuple[Target, ...] = ()
     weights: str = "auto"
 
     @property
@@ -251,6 +245,7 @@ class Plan:
         batch_size: rows that are decided on together.
         versions: of skipc and of the packages whose behaviour matters.
         regions: blocks that were found in the model, those without a gate included.
+        targets: of Reshape nodes whose shapes need not be computed.
     """
 
     model_digest: str
@@ -266,6 +261,7 @@ class Plan:
     seed: int
     versions: Mapping[str, str]
     regions: int = 0
+    targets: tuple[Target, ...] = ()
     schema: int = SCHEMA
 
     @property
@@ -356,6 +352,7 @@ def _plan(raw: Mapping[str, Any]) -> Plan:
         seed=int(raw["seed"]),
         versions=dict(raw["versions"]),
         regions=int(raw["regions"]),
+        targets=tuple(Target(item["node"], tuple(map(int, item["shape"]))) for item in raw["targets"]),
     )
 
 
@@ -373,8 +370,7 @@ def _block(raw: Mapping[str, Any]) -> Block:
 
 def _region(raw: Mapping[str, Any]) -> Region:
     tuples = {key: tuple(raw[key]) for key in ("nodes", "tail", "dims", "sides")}
-    targets = tuple(Target(**{**item, "shape": tuple(item["shape"])}) for item in raw["targets"])
-    return Region(**{**raw, **tuples, "targets": targets})
+    return Region(**{**raw, **tuples})
 
 
 def _bypass(raw: Mapping[str, Any]) -> Bypass:

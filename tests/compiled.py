@@ -12,15 +12,20 @@ from skipc.compiler.build import build
 from skipc.compiler.probe import probe_types
 from skipc.compiler.survey import with_rows
 from skipc.passes.regions import Survey
-from skipc.runtime.plan import Block, Gate, Plan
+from skipc.runtime.plan import Block, Gate, Plan, Target
 from tests.gated import Surveyed, block, surveyed
 from tests.graphs import Network
 
 
-def plan_for(blocks: Sequence[Block]) -> Plan:
+def plan_for(blocks: Sequence[Block], targets: tuple[Target, ...] = ()) -> Plan:
     """Two levels: never, and always."""
     thresholds = ((-np.inf,) * len(blocks), (np.inf,) * len(blocks))
-    return Plan("digest", {}, tuple(blocks), thresholds, 1, None, "top1", 1, 1, "cpu", 0, {"skipc": "0"})
+    return Plan("digest", {}, tuple(blocks), thresholds, 1, None, "top1", 1, 1, "cpu", 0, {"skipc": "0"}, 0, targets)
+
+
+def built(found: Surveyed, blocks: Sequence[Block]) -> onnx.ModelProto:
+    """The compiled file of these blocks, the second level in force."""
+    return build(found.original, plan_for(blocks, found.targets))
 
 
 def deciding(blocks: Sequence[Block], granularity: str) -> list[Block]:
@@ -55,4 +60,4 @@ def compiled(
     found = surveyed(network)
     regions = with_sides(found, network).blocks
     blocks = deciding([block(region, kind, seed) for seed, region in enumerate(regions)], granularity)
-    return build(found.model, plan_for(blocks), decisions=exposed, level_input=exposed)
+    return build(found.original, plan_for(blocks, found.targets), decisions=exposed, level_input=exposed)

@@ -15,11 +15,13 @@ from skipc.compiler.survey import with_rows
 from skipc.passes.base import run_passes
 from skipc.passes.expose import with_outputs
 from skipc.passes.inject import InjectGates
+from skipc.passes.narrow import constants_of
 from skipc.passes.normalize import Normalize
 from skipc.passes.regions import Survey, find_regions
+from skipc.passes.shapes import FixTargets, constant_targets
 from skipc.passes.window import InputWindow
 from skipc.runtime import names
-from skipc.runtime.plan import Block, Bypass, Gate, Region
+from skipc.runtime.plan import Block, Bypass, Gate, Region, Target
 from skipc.runtime.session import is_equal, open_session
 from tests.graphs import Network
 
@@ -31,18 +33,22 @@ KINDS = ("identity", "affine", "low-rank", "linear")
 
 @dataclass(frozen=True)
 class Surveyed:
-    """A normalised model with its regions."""
+    """A normalised model with its regions, as it is compiled and as it was."""
 
     model: onnx.ModelProto
     survey: Survey
+    original: onnx.ModelProto
+    targets: tuple[Target, ...]
 
 
 def surveyed(network: Network) -> Surveyed:
     """Survey a network by two runs that differ in all named dimensions."""
-    model = run_passes(network.model, [Normalize()])
+    original = run_passes(network.model, [Normalize()])
+    targets = constant_targets(original, constants_of(original.graph))
+    model = run_passes(original, [FixTargets(targets)])
     feeds = [network.feeds(batch=1, length=4), network.feeds(batch=2, length=5)]
     types = probe_types(model, feeds)
-    return Surveyed(model, with_rows(find_regions(model, types), model, types))
+    return Surveyed(model, with_rows(find_regions(model, types), model, types), original, targets)
 
 
 def random_bypass(kind: str, channels: int, seed: int = 0) -> Bypass:

@@ -20,7 +20,7 @@ from onnx import numpy_helper
 from benchmarks.cuda.light import Shelf
 from benchmarks.cuda.networks import Array, Size, exported, samples, twin
 from benchmarks.failure import BenchmarkError
-from skipc.compiler.build import build_static, normalized
+from skipc.compiler.build import build_static, fixed, normalized
 from skipc.compiler.impact import ungated
 from skipc.compiler.probe import probe_types
 from skipc.compiler.survey import with_rows
@@ -35,7 +35,7 @@ from skipc.passes.regions import find_regions
 from skipc.passes.shapes import constant_targets
 from skipc.passes.window import LevelWindow
 from skipc.runtime import names
-from skipc.runtime.plan import Block, Bypass, Gate, Region, Target
+from skipc.runtime.plan import Block, Bypass, Gate, Region
 
 QUARTERS = (0, 1, 2, 3)
 NOTHING, EVERYTHING = 4, 5
@@ -55,6 +55,7 @@ class Subject:
         name: of the network.
         dtype: its element type.
         model: normalised original, without its weights.
+        fixed: the same as it is compiled.
         shelf: where these lie.
         blocks: its regions with their bypasses and gates that know nothing yet.
         samples: inputs, [SAMPLES, ...] each.
@@ -63,6 +64,7 @@ class Subject:
     name: str
     dtype: str
     model: onnx.ModelProto
+    fixed: onnx.ModelProto
     shelf: Shelf
     blocks: tuple[Block, ...]
     samples: Mapping[str, Array]
@@ -72,9 +74,10 @@ class Subject:
         """Export a network, write its weights into a folder of its own, and find its regions."""
         shelf = Shelf(folder)
         model = normalized(shelf.put(exported(name, size, dtype)))
-        regions, masked = _found(name, size, dtype, model)
+        whole = _fixed(model)
+        regions, masked = _found(name, size, dtype, whole)
         blocks = tuple(_block(region, masked) for region in regions)
-        return cls(name, dtype, model, shelf, blocks, samples(name, size, dtype, SAMPLES))
+        return cls(name, dtype, model, whole, shelf, blocks, samples(name, size, dtype, SAMPLES))
 
     def gated(self, policy: str, provider: str) -> tuple[Block, ...]:
         """The blocks with gates that decide as it is wished for, on a whole batch.
@@ -83,7 +86,7 @@ class Subject:
             policy: says what gates read.
             provider: whose values the gates will read.
         """
-        blocks = with_policy(self.blocks, policy, Flow.of(self.model.graph))
+        blocks = with_policy(self.blocks, policy, Flow.of(self.fixed.graph))
         pooled = self._pooled(blocks, provider)
         columns = wished(len(blocks)).T
         gates = [_taught(block.gate, *pair) for block, *pair in zip(blocks, pooled, columns, strict=True)]
@@ -94,11 +97,11 @@ class Subject:
         count = len(blocks)
         window = LevelWindow(((0.0,) * count,), (float("-inf"),) * count, 0)
         shown = [ExposeDecisions(tuple(blocks))] if exposed else []
-        return run_passes(self.model, [InjectGates(tuple(blocks), window), *shown])
+        return run_passes(self.fixed, [InjectGates(tuple(blocks), window), *shown])
 
     def static(self) -> onnx.ModelProto:
         """Every fourth block bypassed for good."""
-        return build_static(self.model, self.blocks[:: len(QUARTERS)])
+        return build_static(self.fixed, self.blocks[:: len(QUARTERS)])
 
     def batch(self, which: int, size: int) -> Mapping[str, Array]:
         """One sample, so many times."""
@@ -111,7 +114,7 @@ class Subject:
     def _pooled(self, blocks: tuple[Block, ...], provider: str) -> list[NDArray[np.float64]]:
         """What each gate reads, pooled, [SAMPLES, features], when the wished decisions are taken."""
         readings = [reading_of(block.region, block.gate) for block in blocks]
-        imposed = with_outputs(run_passes(self.model, [ImposeDecisions(blocks)]), [item.value for item in readings])
+        imposed = with_outputs(run_passes(self.fixed, [ImposeDecisions(blocks)]), [item.value for item in readings])
         session = self.shelf.open(imposed, provider=provider, threads=0)
         wishes, found = wished(len(blocks)), []
         for sample in range(SAMPLES):
@@ -155,22 +158,25 @@ def _found(name: str, size: Size, dtype: str, model: onnx.ModelProto) -> tuple[t
     del other.graph.input[:]
     other.graph.input.extend(item for item in network.model.graph.input if item.name not in network.weights)
     other.graph.initializer.extend(numpy_helper.from_array(*pair[::-1]) for pair in network.weights.items())
-    other = normalized(other)
+    other = _fixed(normalized(other))
     inputs = samples(name, small, dtype, 2)
     types = probe_types(other, [rows(inputs, range(1)), rows(inputs, range(2))])
     regions = with_rows(find_regions(other, types), other, types).blocks
     if {node for region in regions for node in region.nodes} - {node.name for node in model.graph.node}:
         raise BenchmarkError(f"{name}: a narrow network has another graph")
-    targets = constant_targets(model, constants_of(model.graph))
-    return tuple(_widened(region, size.width // small.width, targets) for region in regions), "mask" in types
+    return tuple(_widened(region, size.width // small.width) for region in regions), "mask" in types
 
 
-def _widened(region: Region, factor: int, targets: Sequence[Target]) -> Region:
+def _fixed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """What of a normalised model is compiled."""
+    return fixed(model, constant_targets(model, constants_of(model.graph)))
+
+
+def _widened(region: Region, factor: int) -> Region:
     """A region of a twin as it is in the network itself."""
     axis = region.channel_axis
     dims = (*region.dims[:axis], region.channels * factor, *region.dims[axis + 1 :])
-    own = tuple(target for target in targets if target.node in region.nodes)
-    return replace(region, dims=dims, targets=own)
+    return replace(region, dims=dims)
 
 
 def _block(region: Region, masked: bool) -> Block:

@@ -20,12 +20,14 @@ from skipc.compiler.probe import probe_feeds
 from skipc.compiler.source import Source, check_source
 from skipc.compiler.survey import survey_model
 from skipc.compiler.tolerance import shut_tolerance
+from skipc.passes.narrow import constants_of
 from skipc.passes.regions import Survey
 from skipc.passes.restore import Restore
+from skipc.passes.shapes import constant_targets
 from skipc.passes.stamp import SetLevel
 from skipc.passes.stand_in import runnable
 from skipc.runtime.errors import SkipcError
-from skipc.runtime.plan import Block, Bypass, Gate, Plan, Region
+from skipc.runtime.plan import Block, Bypass, Gate, Plan, Region, Target
 from skipc.runtime.session import open_session
 
 Array = NDArray[Any]
@@ -105,7 +107,8 @@ def _compiled(model: onnx.ModelProto, survey: Survey, found: Found) -> Found:
 
 def gated_model(base: onnx.ModelProto, survey: Survey, granularity: str = "batch") -> onnx.ModelProto:
     """A normalised model with every block bypassed by the identity at level 1."""
-    return build(base, _plan(tuple(_block(region, granularity) for region in survey.blocks)))
+    targets = constant_targets(base, constants_of(base.graph))
+    return build(base, _plan(tuple(_block(region, granularity) for region in survey.blocks), targets))
 
 
 def _block(region: Region, granularity: str) -> Block:
@@ -127,9 +130,9 @@ def _by_sample(base: onnx.ModelProto, survey: Survey) -> str:
     return OK if off <= shut_tolerance(base) else f"NO: off by {off:.1e}"
 
 
-def _plan(blocks: tuple[Block, ...]) -> Plan:
+def _plan(blocks: tuple[Block, ...], targets: tuple[Target, ...]) -> Plan:
     thresholds = ((-np.inf,) * len(blocks), (np.inf,) * len(blocks))
-    return Plan("digest", {}, blocks, thresholds, 1, None, "top1", 1, 1, "cpu", 0, versions())
+    return Plan("digest", {}, blocks, thresholds, 1, None, "top1", 1, 1, "cpu", 0, versions(), 0, targets)
 
 
 def _running(model: onnx.ModelProto) -> bytes:

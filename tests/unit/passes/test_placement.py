@@ -8,13 +8,12 @@ from dataclasses import replace
 import onnx
 import pytest
 
-from skipc.compiler.build import build
 from skipc.passes.flow import subgraphs
 from skipc.passes.placement import PLACEMENTS
 from skipc.passes.restore import Restore
 from skipc.runtime.plan import Block
 from skipc.runtime.session import open_session
-from tests.compiled import deciding, plan_for
+from tests.compiled import built, deciding
 from tests.gated import assert_gated, block, surveyed
 from tests.graphs import Net, Network, conv_net, mbconv, mlp, transformer
 
@@ -50,7 +49,7 @@ def test_each_placement_computes_the_same(name: str, weights: str, kind: str) ->
 @pytest.mark.parametrize("granularity", ["batch", "sample", "token"])
 def test_each_placement_is_undone(weights: str, granularity: str) -> None:
     for network in NETWORKS.values():
-        model = build(surveyed(network).model, plan_for(deciding(blocks(network, weights), granularity)))
+        model = built(surveyed(network), deciding(blocks(network, weights), granularity))
         open_session(model.SerializeToString())
         restored = Restore().apply(model)
         assert restored.SerializeToString(deterministic=True) == network.model.SerializeToString(deterministic=True)
@@ -60,7 +59,7 @@ def test_what_is_where() -> None:
     network = NETWORKS["mbconv"]
     kernels = {name for node in network.model.graph.node if node.op_type == "Conv" for name in node.input[1:]}
     found = {
-        weights: inside(build(surveyed(network).model, plan_for(blocks(network, weights)))) for weights in PLACEMENTS
+        weights: inside(built(surveyed(network), blocks(network, weights))) for weights in PLACEMENTS
     }
     assert found["outer"] == set()
     own = {name for name in found["auto"] if not name.startswith("skipc/")}
@@ -68,8 +67,8 @@ def test_what_is_where() -> None:
     assert own <= kernels
     assert found["auto"] <= found["branch"]
     tokens = NETWORKS["tokens"]
-    assert inside(build(surveyed(tokens).model, plan_for(blocks(tokens, "auto")))) == set()
-    assert inside(build(surveyed(tokens).model, plan_for(blocks(tokens, "branch"))))
+    assert inside(built(surveyed(tokens), blocks(tokens, "auto"))) == set()
+    assert inside(built(surveyed(tokens), blocks(tokens, "branch")))
 
 
 def test_what_two_regions_share_stays_outside() -> None:
@@ -81,7 +80,7 @@ def test_what_two_regions_share_stays_outside() -> None:
         value = net.node("Add", value, inner)
     net.node("Identity", value, output="y")
     network = net.network([net.tensor("x", "batch", 4)], [net.tensor("y", "batch", 4)])
-    found = inside(build(surveyed(network).model, plan_for(blocks(network, "branch"))))
+    found = inside(built(surveyed(network), blocks(network, "branch")))
     assert shared not in found
     assert any(not name.startswith("skipc/") for name in found)
 
@@ -101,7 +100,7 @@ def four_bit() -> Network:
 def test_weights_of_four_bits_are_beside_their_nodes() -> None:
     """ONNX Runtime's fusion for them looks no further; it does not load the model otherwise."""
     network = four_bit()
-    model = build(surveyed(network).model, plan_for(blocks(network, "auto", "identity")))
+    model = built(surveyed(network), blocks(network, "auto", "identity"))
     open_session(model.SerializeToString())
     regional = {name for region in surveyed(network).survey.blocks for name in region.nodes}
     read = {name for node in surveyed(network).model.graph.node if node.name in regional for name in node.input}

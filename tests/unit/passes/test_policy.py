@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 
-from skipc.compiler.build import build
 from skipc.passes.base import run_passes
 from skipc.passes.expose import ExposeDecisions, with_outputs
 from skipc.passes.flow import Flow
@@ -20,7 +19,7 @@ from skipc.passes.window import InputWindow
 from skipc.runtime import names
 from skipc.runtime.plan import Block, Bypass, Region, plan_from_json
 from skipc.runtime.session import is_equal
-from tests.compiled import plan_for
+from tests.compiled import built, plan_for
 from tests.gated import Surveyed, assert_equal, block, deciding, instrumented, random_gate, run, surveyed, window
 from tests.graphs import Network, conv_net, mlp, transformer
 
@@ -88,9 +87,8 @@ def test_gates_of_tokens_keep_their_own_entry() -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("network", NETWORKS, ids=["transformer", "conv", "mlp"])
 def test_the_original_comes_back_byte_for_byte(network: Network, policy: str) -> None:
-    normalised, _, blocks = policed(network, policy, "batch")
-    built = build(normalised, plan_for(blocks))
-    back = Restore().apply(built)
+    _, _, blocks = policed(network, policy, "batch")
+    back = Restore().apply(built(surveyed(network), blocks))
     assert back.SerializeToString(deterministic=True) == network.model.SerializeToString(deterministic=True)
 
 
@@ -195,7 +193,7 @@ def test_a_narrow_part_of_a_run() -> None:
         for items in (plain, blocks)
     ]
     assert_equal(opened[1], opened[0])
-    back = Restore().apply(build(found.model, plan_for(blocks)))
+    back = Restore().apply(built(found, blocks))
     assert back.SerializeToString(deterministic=True) == network.model.SerializeToString(deterministic=True)
 
 
