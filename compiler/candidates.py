@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skipc.compiler.alike import alike
 from skipc.compiler.data import Batch
 from skipc.compiler.fit import fit_bypass
-from skipc.compiler.gradient import Gradients
+from skipc.compiler.gradient import LARGE_BYTES, Gradients
 from skipc.compiler.growth import growths, most_bytes
 from skipc.compiler.hidden import HiddenMoments, observe_hidden
 from skipc.compiler.impact import Costs, ablate, instrument, instrument_for, is_plain, measure_costs, typical, ungated
@@ -20,10 +20,12 @@ from skipc.compiler.moments import Observed, observe
 from skipc.compiler.narrow_fit import narrow_ladder
 from skipc.compiler.options import Option, in_graph_order, lesser_half, without_overlap
 from skipc.compiler.progress import SILENT, Progress
+from skipc.compiler.refit import refitted
 from skipc.compiler.running import Instrumented, Judged, in_parallel, opened, run_gated
 from skipc.compiler.settings import Settings
+from skipc.compiler.splits import Splits
 from skipc.compiler.survey import Surveyed
-from skipc.compiler.together import chosen_together
+from skipc.compiler.together import Together, chosen_in_sequence, chosen_together
 from skipc.compiler.widths import smoothed
 from skipc.passes.eight_bits import KIND as EIGHT_BITS
 from skipc.passes.eight_bits import has_products
@@ -134,12 +136,24 @@ def measure_candidates(
     original: Session,
     studied: Studied,
     gradients: Gradients,
-    judged: Judged,
+    splits: Splits,
     loss: Loss,
     settings: Settings,
     progress: Progress = SILENT,
 ) -> Candidates:
-    """Ablate and time every region on every kind of bypass asked for."""
+    """Ablate and time every region on every kind of bypass asked for, and choose one for each.
+
+    Args:
+        surveyed: the original.
+        original: opened as it will be deployed.
+        studied: what bypasses are fitted to.
+        gradients: what the output feels of each region.
+        splits: whose *fit* was studied.
+        loss: to measure.
+        settings: of the compilation.
+        progress: of this stage.
+    """
+    judged, items = splits.fit, splits.single_fit[_held_out(len(splits.single_fit)) :]
     few = judged.first(loss.enough(ABLATION_UNITS))
     held_out_units = _held_out(judged.samples) * judged.units // judged.samples
     unseen = judged.first(loss.enough(held_out_units or ABLATION_UNITS))
@@ -157,7 +171,19 @@ def measure_candidates(
         model = instrument(surveyed.model, blocks, surveyed.executor)
         return run_gated(model, opened(len(blocks), range(len(blocks))), unseen, loss).mean
 
-    together = chosen_together(smoothed(options), settings.risk, most_bytes(surveyed.model, settings.max_growth), joint)
+    offered, most = smoothed(options), most_bytes(surveyed.model, settings.max_growth)
+
+    def choose(limit: float) -> Together:
+        return chosen_together(offered, limit, most, joint)
+
+    def refit(chosen: Sequence[Option]) -> list[Option]:
+        ordered = in_graph_order(chosen, position)
+        parts = (surveyed.model, [ungated(option.region, option.bypass) for option in ordered], items, settings.seed)
+        fresh = settings.cache.recall("refit", parts, lambda: refitted(*parts))
+        return [replace(option, bypass=block.bypass) for option, block in zip(ordered, fresh, strict=True)]
+
+    small = surveyed.model.ByteSize() <= LARGE_BYTES
+    together = chosen_in_sequence(choose, refit, joint, settings.risk) if small else choose(settings.risk)
     best = together.options
     impacts = tuple(_impact(option, studied.activations[option.region.name], gradients, middle) for option in best)
     if settings.impact == "activation":
@@ -174,7 +200,7 @@ def _rungs(
     """Sets of blocks to measure together, one for each kind of bypass; the regions of a set do not overlap."""
     kinds = AUTO_KINDS if settings.bypass == "auto" else (settings.bypass,)
     found = [
-        [ungated(region, fit_bypass(kind, studied.activations[region.name])) for region in tier]
+        [ungated(region, fit_bypass(kind, studied.activations[region.name].halves)) for region in tier]
         for tier, sensible in ((surveyed.survey.blocks, KINDS), (surveyed.survey.layers, LAYER_KINDS))
         for kind in kinds
         if kind not in ("narrow", EIGHT_BITS) and kind in sensible and tier

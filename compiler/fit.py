@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skipc.compiler.moments import Matrix, Moments, Observed
+from skipc.compiler.moments import Matrix, Moments
 from skipc.runtime.plan import Array, Bypass, Gate
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
@@ -60,16 +60,16 @@ class _Centred:
         return float(self.dd.sum() - 2 * (slope * self.xd).sum() + (slope * (self.xx @ slope)).sum())
 
 
-def fit_bypass(kind: str, observed: Observed) -> Bypass:
-    """Fit one kind of bypass to what was observed of a region.
+def fit_bypass(kind: str, halves: tuple[Moments, Moments]) -> Bypass:
+    """Fit one kind of bypass to what was observed of a region, in two halves.
 
     Low-rank is reduced-rank regression: the leading directions of the fitted outputs, not of the matrix (Izenman 1975,
     doi 10.1016/0047-259X(75)90042-1).
     """
     if kind == "identity":
         return Bypass(kind)
-    whole = _Centred.of(observed.halves[0] + observed.halves[1])
-    ridge = _best_ridge(observed)
+    whole = _Centred.of(halves[0] + halves[1])
+    ridge = _best_ridge(halves)
     if kind == "affine":
         variance = np.diag(whole.xx)
         slope = np.diag(whole.xd) / (variance + ridge * max(variance.mean(), 1e-30))
@@ -84,10 +84,10 @@ def fit_bypass(kind: str, observed: Observed) -> Bypass:
     return Bypass(kind, _float32(down=down, up=up, shift=whole.mean_d - (whole.mean_x @ down) @ up))
 
 
-def _best_ridge(observed: Observed) -> float:
+def _best_ridge(halves: tuple[Moments, Moments]) -> float:
     """The strength with the least error on the half that was not fitted; a middling one where one half is empty."""
-    first, second = (_Centred.of(half) for half in observed.halves)
-    if min(half.rows for half in observed.halves) == 0:
+    first, second = (_Centred.of(half) for half in halves)
+    if min(half.rows for half in halves) == 0:
         return UNCHECKED_RIDGE
     errors = [second.error(first.solve(ridge)) + first.error(second.solve(ridge)) for ridge in RIDGES]
     return RIDGES[int(np.argmin(errors))]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from skipc.compiler.data import Batch
 from skipc.compiler.head_proof import with_proof
-from skipc.compiler.moments import CHUNK, Matrix, rows_of
+from skipc.compiler.moments import CHUNK, Matrix, Run, rows_of
 from skipc.compiler.running import in_parallel
 from skipc.passes.expose import with_outputs
 from skipc.passes.flow import Flow
@@ -82,33 +82,57 @@ def observe_hidden(
     """
     flow, layers = Flow.of(model.graph), hidden_layers(model, regions, items[:PROVED_ON])
     watched = [region for region in regions if region.name in layers]
-    sums = [_Sums(region, layers[region.name], flow) for region in watched]
+    sums = [Sums(region, layers[region.name], flow) for region in watched]
     sums = [each for each in sums if each.features <= MAX_FEATURES]
     if not sums:
         return {}
     values = tuple(dict.fromkeys(name for each in sums for name in each.values))
     session = open_session(with_outputs(model, [name for name in values if name in flow.producer]).SerializeToString())
     wanted = [name for name in values if name in session.outputs]
-    random = np.random.default_rng(seed)
-    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
-    for chunk in chunks:
-        if all(each.is_full for each in sums):
-            break
-        runs = in_parallel(lambda item: {**item.feeds, **session.run(item.feeds, wanted)}, chunk)
-        for each in sums:
-            each.add(runs, random)
+    _sum_up(sums, items, lambda item: {**item.feeds, **session.run(item.feeds, wanted)}, seed)
     return {each.region.name: each.moments() for each in sums}
 
 
-class _Sums:
-    """Moments of one region while batches pass."""
+def hidden_moments(sums: Sums, items: Sequence[Batch], run: Run, seed: int) -> HiddenMoments:
+    """Moments of one region, whose values come from wherever `run` takes them.
 
-    def __init__(self, region: Region, hidden: Hidden, flow: Flow) -> None:
+    Args:
+        sums: of the region, nothing summed up yet.
+        items: batches without padding.
+        run: gives the region's entry, its merge and its hidden activations.
+        seed: of the rows drawn where there are more than needed.
+    """
+    _sum_up([sums], items, run, seed)
+    return sums.moments()
+
+
+def _sum_up(sums: Sequence[Sums], items: Sequence[Batch], run: Run, seed: int) -> None:
+    """Add batch after batch until there are rows enough."""
+    random = np.random.default_rng(seed)
+    for start in range(0, len(items), CHUNK):
+        if all(each.is_full for each in sums):
+            break
+        runs = in_parallel(run, items[start : start + CHUNK])
+        for each in sums:
+            each.add(runs, random)
+
+
+class Sums:
+    """Moments of one region while batches pass.
+
+    Args:
+        region: with a hidden layer.
+        hidden: the layer.
+        flow: of the model that both were found in.
+        linear: whether a path from the entry is of interest, where there can be one.
+    """
+
+    def __init__(self, region: Region, hidden: Hidden, flow: Flow, *, linear: bool = True) -> None:
         self.region = region
         self.hidden = hidden
         self.kernel = hidden.kernel(flow)
         self.taps = int(np.prod(self.kernel, dtype=int)) if self.kernel else hidden.width
-        self.direct = 0 if hidden.form or hidden.width > 1 else region.channels
+        self.direct = region.channels if linear and not hidden.form and hidden.width == 1 else 0
         self.features = self.direct + hidden.units * self.taps
         self.values = (region.entry, region.merge, hidden.value)
         self.rows = 0
@@ -120,10 +144,12 @@ class _Sums:
 
     @property
     def rows_needed(self) -> int:
+        """Rows that a fit of so many features asks for."""
         return max(LEAST_ROWS, ROWS_PER_FEATURE * self.features)
 
     @property
     def is_full(self) -> bool:
+        """Whether there are as many."""
         return self.rows >= self.rows_needed
 
     def add(self, runs: Sequence[Mapping[str, Array]], random: np.random.Generator) -> None:

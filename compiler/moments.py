@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,8 @@ from skipc.runtime.plan import Array, Region
 from skipc.runtime.session import open_session
 
 Matrix = NDArray[np.float64]
+Run = Callable[[Batch], Mapping[str, Array]]
+"""Values by name, of one batch."""
 
 CHUNK = 16
 """Batches whose activations are held in memory at a time."""
@@ -132,6 +134,25 @@ class _Sums:
         rows = max(1, sum(half.rows for half in self.halves))
         first, second = self.halves
         return Observed((first, second), np.concatenate(self.pooled), self.change / rows, self.influence / rows)
+
+
+def moments_of(region: Region, items: Sequence[Batch], run: Run, rows: int, seed: int) -> tuple[Moments, Moments]:
+    """Moments over chunks at even and at odd positions, of so many rows at least where the batches have them.
+
+    Args:
+        region: whose entry and merge they are of.
+        items: batches without padding.
+        run: gives its entry, merge and exit.
+        rows: after which no further batch is run.
+        seed: of the rows drawn where a batch has more than needed.
+    """
+    sums, random = _Sums(region), np.random.default_rng(seed)
+    for start in range(0, len(items), CHUNK):
+        if sum(half.rows for half in sums.halves) >= rows:
+            break
+        sums.add(in_parallel(run, items[start : start + CHUNK]), start // CHUNK % 2, random)
+    first, second = sums.halves
+    return first, second
 
 
 def _drawn(rows: int, random: np.random.Generator) -> NDArray[np.int64] | slice:

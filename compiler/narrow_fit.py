@@ -87,6 +87,18 @@ def fit_narrow(
     return tuple(found)
 
 
+def has_linear(bypass: Bypass) -> bool:
+    """Whether a narrow bypass has a linear path from the entry."""
+    weight = bypass.arrays["weight"]
+    return not np.array_equal(weight, np.eye(len(weight), dtype=weight.dtype))
+
+
+def refit_narrow(moments: HiddenMoments, bypass: Bypass) -> Bypass:
+    """A narrow bypass fitted to other moments, which are of the units that it keeps."""
+    (fitted,) = fit_narrow(moments, (1.0,))
+    return replace(fitted, arrays={**fitted.arrays, "units": bypass.arrays["units"]})
+
+
 def _root(metric: Matrix) -> Matrix:
     """R with R Rᵀ the metric, scaled to a mean eigenvalue of one and shrunk; [C, C]."""
     count = len(metric)
@@ -105,9 +117,9 @@ def _features(moments: HiddenMoments, units: NDArray[np.int64]) -> NDArray[np.in
 def _reduced(
     moments: HiddenMoments, ff: Matrix, fd: Matrix, units: NDArray[np.int64], target: int
 ) -> NDArray[np.int64]:
-    """Take the least salient units out, a quarter a round, until so many are left."""
+    """Take the least salient units out, a quarter a round and one at least, until so many are left."""
     while len(units) > target:
-        kept = max(target, int(np.ceil(len(units) * (1 - REMOVED_A_ROUND))))
+        kept = max(target, len(units) - max(1, int(len(units) * REMOVED_A_ROUND)))
         saliency = _saliency(moments, ff, fd, units)
         units = np.sort(units[np.argsort(-saliency, kind="stable")[:kept]])
     return units

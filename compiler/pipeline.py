@@ -190,7 +190,7 @@ def _laid(ground: _Ground, settings: Settings, console: Console) -> Laid:
     claim, fit = replace(ground.claim, limit=settings.risk), ground.splits.fit
     with measuring(console, "measuring the impact and cost of every region", cache) as progress:
         candidates = measure_candidates(
-            surveyed, original, ground.studied, ground.gradients, fit, claim.loss, settings, progress
+            surveyed, original, ground.studied, ground.gradients, ground.splits, claim.loss, settings, progress
         )
     _require_candidates(candidates)
     with measuring(console, "fitting gates and laying the path", cache) as progress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from skipc.compiler.options import Option, affordable_options, without_overlap
 
@@ -20,6 +20,16 @@ LESS = 0.95
 """Share of a sum of losses that was too much which the next try aims at, at most, so that it is another choice."""
 
 
+GAINED = 0.95
+"""What refitting in sequence leaves of the joint loss, as a rule."""
+
+REFITS = 2
+"""At most; each takes half a minute for a model of a dozen blocks."""
+
+LEAST = 2
+"""Blocks, without which there is nothing before any."""
+
+
 @dataclass(frozen=True)
 class Together:
     """One option for each region, chosen for all of them together.
@@ -31,6 +41,48 @@ class Together:
 
     options: tuple[Option, ...]
     steady: frozenset[str] = frozenset()
+
+    @property
+    def always(self) -> tuple[Option, ...]:
+        """The options of those regions."""
+        return tuple(option for option in self.options if option.region.name in self.steady)
+
+    def with_fits(self, fitted: Sequence[Option]) -> Together:
+        """The same with these options in place of those of the same regions."""
+        fresh = {option.region.name: option for option in fitted}
+        return replace(self, options=tuple(fresh.get(option.region.name, option) for option in self.options))
+
+
+def chosen_in_sequence(
+    choose: Callable[[float], Together],
+    refit: Callable[[Sequence[Option]], Sequence[Option]],
+    measured: Callable[[Sequence[Option]], float],
+    limit: float,
+) -> Together:
+    """A choice whose bypasses know those before them, as bold as what that gains allows.
+
+    The choice is made for a limit that is as much higher as refitting is expected to gain, and where it gains less, for
+    a lower one; where it gains nothing, bypasses stay as they were fitted one by one.
+
+    Args:
+        choose: options that lose no more than a limit together, as they were fitted one by one.
+        refit: fits the options of a choice one behind the other.
+        measured: the mean loss of always bypassing the regions of all these options.
+        limit: of the mean loss.
+    """
+    aim = limit / GAINED
+    for _ in range(REFITS):
+        chosen = choose(aim)
+        if len(chosen.steady) < LEAST:
+            break
+        fitted = chosen.with_fits(refit(chosen.always))
+        loss = measured(fitted.always)
+        if loss <= ROOM * limit:
+            return fitted
+        aim *= ROOM * limit / loss
+        if aim <= limit:
+            break
+    return choose(limit)
 
 
 def chosen_together(

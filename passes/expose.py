@@ -13,6 +13,8 @@ from onnx import helper
 
 from skipc.passes.base import copied, opset_of
 from skipc.passes.builder import Builder
+from skipc.passes.cut import take
+from skipc.passes.flow import Flow, members, node_set
 from skipc.passes.gate import decides_by_row, is_by_token
 from skipc.passes.shared import score_columns
 from skipc.runtime import names
@@ -30,6 +32,22 @@ def with_outputs(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelPro
     new = [name for name in dict.fromkeys(values) if name not in present]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in new)
     return model
+
+
+def up_to(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
+    """The part of a model that computes these values and nothing else, for running and not for shipping."""
+    flow = Flow.of(model.graph)
+    made_by = {flow.producer[name] for name in values if name in flow.producer}
+    needed = flow.union(flow.ancestors, made_by) | node_set(made_by)
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    for field in (part.graph.node, part.graph.output, part.graph.value_info):
+        del field[:]
+    part.graph.node.extend(flow.nodes[i] for i in members(needed))
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in values if name in flow.producer)
+    read = {name for i in members(needed) for name in flow.inputs[i]}
+    take(part.graph.initializer, [item.name for item in model.graph.initializer if item.name not in read], ())
+    return part
 
 
 @dataclass(frozen=True)

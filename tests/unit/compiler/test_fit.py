@@ -29,7 +29,7 @@ def drawn(rows: int, seed: int = 0) -> tuple[np.random.Generator, Array]:
 
 
 def fitted(kind: str, x: Array, merge: Array, fresh: Array) -> Array:
-    return approximate(REGION, fit_bypass(kind, observed(x, merge)), fresh)
+    return approximate(REGION, fit_bypass(kind, observed(x, merge).halves), fresh)
 
 
 def relative_error(found: Array, expected: Array, x: Array) -> float:
@@ -48,7 +48,7 @@ def test_linear_finds_a_planted_map() -> None:
 def test_affine_finds_a_planted_scale_and_shift() -> None:
     random, x = drawn(400)
     scale, shift = random.standard_normal(C), random.standard_normal(C)
-    bypass = fit_bypass("affine", observed(x, x * scale + shift))
+    bypass = fit_bypass("affine", observed(x, x * scale + shift).halves)
     np.testing.assert_allclose(bypass.arrays["scale"], scale, atol=RIDGE_BIAS)
     np.testing.assert_allclose(bypass.arrays["shift"], shift, atol=3 * RIDGE_BIAS)
 
@@ -80,13 +80,13 @@ def test_where_there_is_no_signal_the_bypass_is_hardly_worse_than_the_identity(k
     # An error of 1 is the identity's. The shift alone costs C / rows of it; 1.1 times that, and 5 % for chance.
     error = fitted(kind, x, x + noise, fresh) - fresh - np.random.default_rng(2).standard_normal(fresh.shape)
     assert (error**2).mean() < 1.05 + 1.1 / rows
-    assert _best_ridge(observed(x, x + noise)) >= 10.0
+    assert _best_ridge(observed(x, x + noise).halves) >= 10.0
 
 
 def test_a_signal_is_not_shrunk_away() -> None:
     random, x = drawn(2000)
     merge = x + x @ random.standard_normal((C, C)) + 0.1 * random.standard_normal(x.shape)
-    assert _best_ridge(observed(x, merge)) <= 1e-3
+    assert _best_ridge(observed(x, merge).halves) <= 1e-3
 
 
 def test_better_kinds_never_fit_worse() -> None:
@@ -103,20 +103,20 @@ def test_a_channel_that_never_varies_is_no_trouble(kind: str) -> None:
     random, x = drawn(100)
     x[:, 3] = 2.0
     merge = x + 0.1 * random.standard_normal(x.shape)
-    assert all(np.isfinite(array).all() for array in fit_bypass(kind, observed(x, merge)).arrays.values())
+    assert all(np.isfinite(array).all() for array in fit_bypass(kind, observed(x, merge).halves).arrays.values())
 
 
 @pytest.mark.parametrize("kind", ["affine", "low-rank", "linear"])
 def test_one_batch_alone_is_enough(kind: str) -> None:
     _, x = drawn(20)
     alone = Observed((Moments.of(x, 2 * x), Moments.none(C)), x.astype(np.float32), 0.0, 0.0)
-    assert all(np.isfinite(array).all() for array in fit_bypass(kind, alone).arrays.values())
+    assert all(np.isfinite(array).all() for array in fit_bypass(kind, alone.halves).arrays.values())
 
 
 def test_parameters_are_float32_and_in_order() -> None:
     _, x = drawn(50)
     for kind in ("affine", "low-rank", "linear"):
-        for array in fit_bypass(kind, observed(x, 2 * x)).arrays.values():
+        for array in fit_bypass(kind, observed(x, 2 * x).halves).arrays.values():
             assert array.dtype == np.float32
             assert array.flags.c_contiguous
 

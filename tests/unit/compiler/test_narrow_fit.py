@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from skipc.compiler.hidden import HiddenMoments
@@ -86,3 +88,13 @@ def test_narrow_bypasses_on_offer() -> None:
     for wide, narrow in pairwise(found):
         assert set(narrow.arrays["units"]) <= set(wide.arrays["units"])
     assert found[-1].arrays["units"].tolist() == MATTERING
+
+
+@pytest.mark.parametrize("units", [2, 3, 5])
+def test_layers_of_few_units_are_narrowed_too(units: int) -> None:
+    """Heads of small attention blocks; a quarter of them is less than one."""
+    moments, _, _ = planted()
+    behind = slice(0, CHANNELS + units)
+    few = replace(moments, mean_f=moments.mean_f[behind], ff=moments.ff[behind, behind], fd=moments.fd[behind])
+    kept = [bypass.arrays["units"] for bypass in fit_narrow(few, (1.0, 0.5, 0.1))]
+    assert [len(each) for each in kept] == [units, round(0.5 * units), 1]

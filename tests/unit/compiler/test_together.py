@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
 from skipc.compiler.options import Option
-from skipc.compiler.together import ROOM, chosen_together
+from skipc.compiler.together import GAINED, ROOM, Together, chosen_in_sequence, chosen_together
 from skipc.runtime.plan import Bypass, Region
 
 LIMIT = 0.1
@@ -86,3 +87,77 @@ def test_options_that_lose_nothing_alone_and_too_much_together_are_left_to_gates
     assert seen == [2]
     assert not found.steady
     assert {item.region.name for item in found.options} == {"a", "b"}
+
+
+class Refits:
+    """Refits that leave a share of the loss, and the joint losses before and after them."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.done: list[tuple[Option, ...]] = []
+
+    def refit(self, options: Sequence[Option]) -> list[Option]:
+        self.done.append(tuple(options))
+        return [replace(item, growth=1) for item in options]
+
+    def measured(self, options: Sequence[Option]) -> float:
+        total = sum(item.loss for item in options)
+        return total * self.share if any(item.growth for item in options) else total
+
+
+def graded() -> list[Option]:
+    """For each of four regions many options, each a little bolder than the one before."""
+    steps = [(0.01 * 1.03**step, 1.0 + 0.04 * step - 0.0004 * step**2) for step in range(40)]
+    return [option(name, loss, saved_ms) for name in REGIONS for loss, saved_ms in steps]
+
+
+def in_sequence(refits: Refits, limit: float = LIMIT) -> Together:
+    options = graded()
+
+    def choose(aim: float) -> Together:
+        return chosen_together(options, aim, 1e9, refits.measured)
+
+    return chosen_in_sequence(choose, refits.refit, refits.measured, limit)
+
+
+def lost(found: Together) -> float:
+    """As it was fitted one by one."""
+    return sum(item.loss for item in found.options)
+
+
+def test_what_refitting_gains_buys_a_bolder_choice() -> None:
+    plain, refits = chosen_together(graded(), LIMIT, 1e9, Refits(1.0).measured), Refits(GAINED)
+    gained = in_sequence(refits)
+    assert len(refits.done) == 1
+    assert lost(gained) > lost(plain)
+    assert all(item.growth for item in gained.options)
+    assert refits.measured(gained.options) <= ROOM * LIMIT
+
+
+def test_where_it_gains_less_the_choice_is_gentler() -> None:
+    refits = Refits(0.97)
+    found = in_sequence(refits)
+    assert len(refits.done) == 2
+    assert all(item.growth for item in found.options)
+    assert lost(found) < sum(item.loss for item in refits.done[0])
+    assert refits.measured(found.options) <= ROOM * LIMIT
+
+
+def test_where_it_harms_fits_stay_as_they_were() -> None:
+    refits = Refits(1.1)
+    found = in_sequence(refits)
+    assert len(refits.done) == 1
+    assert not any(item.growth for item in found.options)
+    assert found == chosen_together(graded(), LIMIT, 1e9, Refits(1.0).measured)
+
+
+def test_one_block_alone_has_nothing_before_it() -> None:
+    refits = Refits(0.5)
+    found = chosen_in_sequence(
+        lambda limit: chosen_together([option("a", 0.02, 1.0)], limit, 1e9, refits.measured),
+        refits.refit,
+        refits.measured,
+        LIMIT,
+    )
+    assert found.steady == {"a"}
+    assert not refits.done

@@ -58,9 +58,7 @@ def test_each_placement_is_undone(weights: str, granularity: str) -> None:
 def test_what_is_where() -> None:
     network = NETWORKS["mbconv"]
     kernels = {name for node in network.model.graph.node if node.op_type == "Conv" for name in node.input[1:]}
-    found = {
-        weights: inside(built(surveyed(network), blocks(network, weights))) for weights in PLACEMENTS
-    }
+    found = {weights: inside(built(surveyed(network), blocks(network, weights))) for weights in PLACEMENTS}
     assert found["outer"] == set()
     own = {name for name in found["auto"] if not name.startswith("skipc/")}
     assert own
