@@ -267,7 +267,7 @@ def test_pairs_that_do_not_belong_together(shop: Workshop, code: str, spoil: Spo
     assert_refused_both_ways(spoil(shop), code, shop.folder)
 
 
-@pytest.mark.parametrize("content", [b"{", b'{"schema": 1}'], ids=["no JSON", "no plan"])
+@pytest.mark.parametrize("content", [b"{", b'{"schema": 2}'], ids=["no JSON", "no plan"])
 def test_plans(shop: Workshop, content: bytes) -> None:
     words = ("compile", shop.model, "--plan", shop.write("bad.plan.json", content))
     assert_refused_both_ways(words, "plan-invalid", shop.folder)
