@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from benchmarks.workbench import Built, Json
 from skipc.compiler.bench import BATCHES_A_ROUND, compare, run_shares, time_share_skipped
+from skipc.compiler.build import fixed, normalized
 from skipc.compiler.data import Batch, Dataset, batches
 from skipc.compiler.latency import interleaved, speedup_of
 from skipc.compiler.loss import Losses, resolve_loss
@@ -25,6 +26,9 @@ from skipc.runtime.session import Session, open_session
 
 Array = NDArray[Any]
 DRAWS = 1000
+FIXED = "shapes fixed"
+"""The original with the target shapes that the compiled file holds, and nothing else changed."""
+
 SESSIONS = 8
 
 
@@ -43,11 +47,13 @@ def interval(values: NDArray[np.float64], statistic: str = "median") -> Json:
 
 
 def speedups(built: Built, data: Dataset, batch_size: int, threads: int, rounds: int) -> Json:
-    """The original against the gated model and against the static alternative, at natural lengths."""
+    """The original against the gated model, the static alternative, and itself with target shapes fixed."""
     items = batches(data, batch_size, built.inputs)
     original = opened(built.original, threads)
     found: Json = {"batch_size": batch_size, "threads": threads, "rounds": rounds, "batches_a_round": BATCHES_A_ROUND}
-    for name, model in (("gated", built.compiled), ("static", built.static)):
+    targets = built.plan.targets
+    alone = fixed(normalized(built.original), targets) if targets else None
+    for name, model in (("gated", built.compiled), ("static", built.static), (FIXED, alone)):
         if model is None:
             found[name] = None
             continue

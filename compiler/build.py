@@ -28,7 +28,7 @@ def normalized(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def fixed(model: onnx.ModelProto, targets: Sequence[Target]) -> onnx.ModelProto:
     """A normalised model with these target shapes, as what is compiled."""
-    return run_passes(model, [FixTargets(tuple(targets))])
+    return run_passes(model, [FixTargets(tuple(targets))]) if targets else model
 
 
 def build(model: onnx.ModelProto, plan: Plan, *, decisions: bool = False, level_input: bool = False) -> onnx.ModelProto:
