@@ -82,7 +82,7 @@ def certify(path: Sequence[Callable[[], Sequence[Losses]]], claim: Claim) -> tup
     return tuple(replace(item, tested=len(found), certified=certified) for item in found[:certified])
 
 
-def bound_certificate(claim: Claim, groups: Sequence[Losses]) -> Certificate:
+def bound_certificate(claim: Claim, groups: Sequence[Losses], tests: Sequence[Losses] = ()) -> Certificate:
     """The smallest limit that one configuration passes for every data set: the worst upper confidence bound.
 
     It holds for a configuration that was settled without these losses, and for no choice between several.
@@ -90,13 +90,15 @@ def bound_certificate(claim: Claim, groups: Sequence[Losses]) -> Certificate:
     Args:
         claim: whose loss, confidence and test count; its limit does not.
         groups: losses on each data set.
+        tests: losses on others, whose mean is promised no less than: a bound is at times below the mean of fewer
+            samples by chance, and a larger limit holds all the more.
 
     Raises:
         PromiseError: there is too little data for any bound.
     """
     bounds = [upper_bound(losses, claim.confidence, claim.binary) for losses in groups]
-    limit = max(bounds)
-    worst = groups[bounds.index(limit)]
+    worst = groups[bounds.index(max(bounds))]
+    limit = max([*bounds, *(float(losses.mean()) for losses in tests)])
     if limit >= 1.0:
         what = f"nothing can be promised of a mean loss from {len(worst)} calibration samples"
         raise PromiseError("too-few-samples", what, hint="give more data")

@@ -12,9 +12,8 @@ from tests.end_to_end.command import contents, run
 
 pytestmark = pytest.mark.slow
 
-SAMPLES = 1200
-"""Enough that chance decides less: of 400, two errors among the 80 of the test split already exceed the bound of 3 in
-160 that no error among those of *calibrate* gives."""
+SAMPLES = 400
+"""Few, so that the test split's mean may be above the bound by chance."""
 FEWER = ("--exclude", "convolution.[0-9]", "--no-portrait", "--output-format", "json")
 """Four of its blocks are enough to find a place for a second look; all of them take longer."""
 
@@ -44,7 +43,7 @@ def test_a_speed_up_is_reached_and_its_loss_is_certified(model: Path, kept: tupl
     assert 0 < found["growth"] <= 0.2
     certificate = found["certificate"]
     assert (certificate["samples"], certificate["tested"], certificate["certified"]) == (0.4 * SAMPLES, 1, 1)
-    assert certificate["mean"] < certificate["limit"] == certificate["bound"] < 1
+    assert certificate["mean"] < certificate["bound"] <= certificate["limit"] < 1
     data = model.with_name("demo.calib.npz")
     verified = run("verify", model.with_name("demo.skip.onnx"), "--original", model, "--data", data)
     assert verified.code == 0, verified.stderr

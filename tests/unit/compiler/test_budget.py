@@ -103,6 +103,16 @@ def test_of_several_data_sets_the_worst_decides() -> None:
     assert bound_certificate(claim, groups) == bound_certificate(claim, groups[1:2])
 
 
+def test_no_less_is_promised_than_the_mean_of_other_data() -> None:
+    claim, losses = Claim(TOP1, "y", 0.5, 0.9, True), np.zeros(200)
+    plain = bound_certificate(claim, [losses])
+    assert bound_certificate(claim, [losses], [np.zeros(50)]) == plain
+    worse = bound_certificate(claim, [losses], [np.zeros(50), np.repeat([0.0, 1.0], [45, 5])])
+    assert (plain.bound, worse.bound) == (plain.limit, plain.limit)
+    assert worse.limit == 0.1 > plain.limit
+    assert worse.p_value == p_value(losses, 0.1, True) < plain.p_value
+
+
 def test_from_too_little_nothing_is_promised() -> None:
     with pytest.raises(PromiseError, match="nothing can be promised") as caught:
         bound_certificate(Claim(COSINE, "y", 0.5, 0.9, False), [np.ones(3)])
