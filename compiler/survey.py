@@ -65,10 +65,11 @@ def survey_model(source: Source, data: Dataset | None, exclude: Sequence[str] = 
         InputError: the model does not run, or gives another answer for the same input the second time.
     """
     original = normalized(source.model)
-    targets = constant_targets(original, constants_of(original.graph))
-    model, inputs = fixed(original, targets), input_specs(original)
+    inputs = input_specs(original)
     feeds = probe_feeds(original, inputs, data)
     _require_deterministic(original, feeds[0])
+    targets = _proved(constant_targets(original, constants_of(original.graph)), original, feeds)
+    model = fixed(original, targets)
     types = probe_types(model, feeds)
     survey = with_rows(find_regions(model, types), model, types)
     survey = _placing(_without(survey, exclude), weights)
@@ -99,6 +100,25 @@ def _require_deterministic(model: onnx.ModelProto, feeds: Mapping[str, Array]) -
         return
     hint = "export it in evaluation mode (torch: call .eval() on the outermost module before exporting)"
     raise InputError("model-random", "the model gives different answers for the same input", hint=hint)
+
+
+def _proved(
+    targets: tuple[Target, ...], original: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]]
+) -> tuple[Target, ...]:
+    """Constant targets with which the model gives the same outputs bit for bit; none of them where it does not.
+
+    Shapes are inferred by rules that take extents for equal which must be so for an operator to run at all.
+    """
+    if not targets:
+        return ()
+    models = (original, fixed(original, targets))
+    sessions = [open_session(runnable(model).SerializeToString(), optimize=False) for model in models]
+    try:
+        runs = [[session.run(item) for item in feeds] for session in sessions]
+    except Exception:  # whatever ONNX Runtime has to say of the changed model, the original ran
+        return ()
+    pairs = zip(*runs, strict=True)
+    return targets if all(is_equal(one[name], other[name]) for one, other in pairs for name in one) else ()
 
 
 def _without(survey: Survey, exclude: Sequence[str]) -> Survey:
