@@ -6,7 +6,7 @@ Opponents: the float original, the int8 one, static bypasses at the same risk, a
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -32,7 +32,8 @@ from skipc.compiler.report import speedup_json
 from skipc.compiler.report_measures import rounded
 from skipc.compiler.source import load_model
 from skipc.compiler.survey import survey_model
-from skipc.runtime.plan import Plan
+from skipc.passes.policy import joined
+from skipc.runtime.plan import Block, Plan, Region
 
 
 def job(folder: Path) -> Job:
@@ -116,11 +117,19 @@ def _speedup_of(
     return {"speedup": speedup_json(bench.speedup), "latency_ms": rounded(bench.compiled_ms)}
 
 
+def _in_float(block: Block, regions: Mapping[str, Region]) -> Block:
+    """A block with the same bypass for the same region of another model."""
+    if not block.bypass.parts:
+        return replace(block, region=regions[block.region.name])
+    parts = block.bypass.parts
+    return joined([replace(block, region=regions[part.region.name], bypass=part.bypass) for part in parts])
+
+
 def _quantized_after(plan: Plan) -> onnx.ModelProto:
     """The same gates and bypasses put into the float model, which is quantized then."""
     surveyed = survey_model(load_model(models.fetch("minilm").files["minilm.onnx"]), None)
     regions = {region.name: region for region in surveyed.survey.regions}
-    blocks = tuple(replace(block, region=regions[block.region.name]) for block in plan.blocks)
+    blocks = tuple(_in_float(block, regions) for block in plan.blocks)
     with tempfile.TemporaryDirectory() as folder:
         before, after = (Path(folder) / name for name in ("float.onnx", "int8.onnx"))
         onnx.save(build(surveyed.original, replace(plan, blocks=blocks, targets=surveyed.targets)), before)

@@ -75,7 +75,7 @@ def _merged(blocks: Sequence[Block], flow: Flow, steady: Collection[str]) -> tup
             before.append(block)
         else:
             runs.append([block])
-    return tuple(_joined(run) if len(run) > 1 else run[0] for run in runs)
+    return tuple(joined(run) if len(run) > 1 else run[0] for run in runs)
 
 
 def _joins(last: Block, block: Block, flow: Flow, position: dict[str, int]) -> bool:
@@ -91,8 +91,8 @@ def _joins(last: Block, block: Block, flow: Flow, position: dict[str, int]) -> b
     return between not in flow.graph_outputs and not flow.consumers[between] & ~nodes
 
 
-def _joined(run: Sequence[Block]) -> Block:
-    """One block for several, with the gate of the first."""
+def joined(run: Sequence[Block]) -> Block:
+    """One block for several, each of which reads what the one before writes, with the gate of the first."""
     regions = [block.region for block in run]
     first, last = regions[0], regions[-1]
     exits = {region.exit for region in regions}
