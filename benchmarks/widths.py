@@ -25,6 +25,7 @@ from skipc.compiler.loss import Loss, resolve_loss
 from skipc.compiler.moments import Matrix, Observed, observe
 from skipc.compiler.narrow_fit import HEAD_SHARES, SHARES, fit_narrow, without_linear
 from skipc.compiler.planner import GUARD, threshold_at, window_of
+from skipc.compiler.refit import refitted
 from skipc.compiler.report import speedup_json
 from skipc.compiler.running import Judged, judge, run_gated, shut
 from skipc.compiler.settings import Settings
@@ -100,7 +101,12 @@ def run(bench: Workbench) -> Json:
     every = running.opened(len(kept), range(len(kept)))
     static = {**_static(ground, kept, rounds), "domains": _losses(ground, kept, every, fresh)}
     by_error = {"domains": _losses(ground, _kept(ground, felt=False), every, fresh)}
-    own = {"none, always bypassed, units by the block's own error": by_error}
+    behind = refitted(ground.surveyed.model, kept, ground.fit.items, 0)
+    in_sequence = {"domains": _losses(ground, behind, every, fresh)}
+    own = {
+        "none, always bypassed, units by the block's own error": by_error,
+        "none, always bypassed, fitted in sequence": in_sequence,
+    }
     return {"widths": widths, "gates": {"none, always bypassed": static, **own, **gates}}
 
 
@@ -177,5 +183,5 @@ def _losses(ground: _Ground, blocks: Sequence[Block], window: running.Window, fr
 
 
 def _speed(ground: _Ground, model: onnx.ModelProto, rounds: int) -> Json:
-    bench = compare(opened(ground.surveyed.model), opened(model), ground.fit.items, rounds=rounds)
+    bench = compare(opened(ground.surveyed.original), opened(model), ground.fit.items, rounds=rounds)
     return {"speedup": speedup_json(bench.speedup), "rounds": rounds}
