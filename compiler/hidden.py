@@ -125,9 +125,10 @@ class Sums:
         hidden: the layer.
         flow: of the model that both were found in.
         linear: whether a path from the entry is of interest, where there can be one.
+        times: as many rows as usual, where they are not independent.
     """
 
-    def __init__(self, region: Region, hidden: Hidden, flow: Flow, *, linear: bool = True) -> None:
+    def __init__(self, region: Region, hidden: Hidden, flow: Flow, *, linear: bool = True, times: int = 1) -> None:
         self.region = region
         self.hidden = hidden
         self.kernel = hidden.kernel(flow)
@@ -135,6 +136,7 @@ class Sums:
         self.direct = region.channels if linear and not hidden.form and hidden.width == 1 else 0
         self.features = self.direct + hidden.units * self.taps
         self.values = (region.entry, region.merge, hidden.value)
+        self.times = times
         self.rows = 0
         self.weight = 0.0
         self.f = np.zeros(self.features)
@@ -145,7 +147,7 @@ class Sums:
     @property
     def rows_needed(self) -> int:
         """Rows that a fit of so many features asks for."""
-        return max(LEAST_ROWS, ROWS_PER_FEATURE * self.features)
+        return self.times * max(LEAST_ROWS, ROWS_PER_FEATURE * self.features)
 
     @property
     def is_full(self) -> bool:

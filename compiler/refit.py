@@ -3,7 +3,8 @@
 A bypass is fitted to activations of the original, and behind other bypasses it reads what these write. So the same
 regression is solved again for what the block reads there, and still towards the original's own merge: what earlier
 bypasses got wrong, and what can be told from what they wrote, is made good (He et al. 2017, arXiv 1707.06168, where the
-channels of a whole network are pruned).
+channels of a whole network are pruned). What it reads in the original counts as much: gates before it may be shut, and
+on data of another kind a fit to changed activations alone is worse than none (`benchmarks/widths.py`).
 """
 
 from __future__ import annotations
@@ -53,13 +54,14 @@ def refitted(
         hidden = hidden_of(flow, constants, region) if kind == "narrow" else None
         before = run_passes(model, [ReplaceRegions(tuple(done))])
         read = [region.entry, *([hidden.value] if hidden else ())]
-        run = _joined(_session(before, read), _session(model, [region.merge, region.exit]))
+        values = (*read, region.merge, region.exit)
+        run = _both(_session(before, read), _session(model, values), values)
         if hidden is not None:
             units = block.bypass.arrays["units"]
-            sums = Sums(region, replace(hidden, units=len(units)), flow, linear=has_linear(block.bypass))
+            sums = Sums(region, replace(hidden, units=len(units)), flow, linear=has_linear(block.bypass), times=2)
             kept = _keeping(run, hidden.value, features_of(units, hidden.width), region.channel_axis)
             return refit_narrow(hidden_moments(sums, items, kept, seed), block.bypass)
-        rows = max(LEAST_ROWS, ROWS_PER_FEATURE * region.channels)
+        rows = 2 * max(LEAST_ROWS, ROWS_PER_FEATURE * region.channels)
         return fit_bypass(kind, moments_of(region, items, run, rows, seed))
 
     for block, _ in progress.each(blocks):
@@ -82,6 +84,12 @@ def _keeping(run: Run, value: str, features: NDArray[np.int64], axis: int) -> Ru
     return kept
 
 
-def _joined(changed: Session, original: Session) -> Run:
-    """What a block reads behind bypasses, beside what it writes in the original."""
-    return lambda item: {**item.feeds, **original.run(item.feeds), **changed.run(item.feeds)}
+def _both(changed: Session, original: Session, values: Sequence[str]) -> Run:
+    """What a block reads behind bypasses, then what it reads in the original, beside what it writes in the original."""
+
+    def run(item: Batch) -> Mapping[str, Array]:
+        plain = {**item.feeds, **original.run(item.feeds)}
+        behind = {**plain, **changed.run(item.feeds)}
+        return {name: np.concatenate([behind[name], plain[name]]) for name in values}
+
+    return run
