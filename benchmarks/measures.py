@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from benchmarks.workbench import Built, Json
 from skipc.compiler.bench import BATCHES_A_ROUND, compare, run_shares, time_share_skipped
-from skipc.compiler.build import fixed, normalized
 from skipc.compiler.data import Batch, Dataset, batches
 from skipc.compiler.latency import interleaved, speedup_of
 from skipc.compiler.loss import Losses, resolve_loss
@@ -51,8 +50,7 @@ def speedups(built: Built, data: Dataset, batch_size: int, threads: int, rounds:
     items = batches(data, batch_size, built.inputs)
     original = opened(built.original, threads)
     found: Json = {"batch_size": batch_size, "threads": threads, "rounds": rounds, "batches_a_round": BATCHES_A_ROUND}
-    targets = built.plan.targets
-    alone = fixed(normalized(built.original), targets) if targets else None
+    alone = built.fixed if built.plan.targets else None
     for name, model in (("gated", built.compiled), ("static", built.static), (FIXED, alone)):
         if model is None:
             found[name] = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -25,8 +24,6 @@ from skipc.compiler.data_types import content_digest
 from skipc.compiler.report import speedup_json
 from skipc.compiler.report_measures import rounded
 from skipc.compiler.running import Judged
-from skipc.compiler.source import Source
-from skipc.compiler.survey import survey_model
 from skipc.runtime.plan import Block, Plan
 from skipc.runtime.session import Session
 
@@ -147,7 +144,7 @@ def _static_models(
     built, original = ground.built, opened(ground.built.original)
     few = rows(ground.familiar, range(len(ground.familiar)), bench.pick(RANKED_BY, 20))
     judged, items = judged_by_original(built, few), batches(few, 1, built.inputs)
-    plain = survey_model(Source(Path("model.onnx"), built.original, "", 0), None).model
+    plain = built.fixed
 
     def worth(block: Block) -> float:
         alone = build_static(plain, [block])

@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 
 from benchmarks.failure import BenchmarkError
+from skipc.compiler.build import fixed, normalized
 from skipc.compiler.data import Dataset, InputSpec, input_specs, load_dataset
 from skipc.compiler.source import load_model
 from skipc.passes.stamp import plan_of
@@ -67,6 +68,11 @@ class Built:
     def plan(self) -> Plan:
         """The plan inside the compiled model."""
         return plan_of(self.compiled, where="")
+
+    @property
+    def fixed(self) -> onnx.ModelProto:
+        """The original as it is compiled: with the target shapes that the plan fixes, and nothing else changed."""
+        return fixed(normalized(self.original), self.plan.targets)
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:

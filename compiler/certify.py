@@ -94,11 +94,19 @@ def bound_certificate(claim: Claim, groups: Sequence[Losses], tests: Sequence[Lo
             samples by chance, and a larger limit holds all the more.
 
     Raises:
-        PromiseError: there is too little data for any bound.
+        PromiseError: there is too little data for any bound, or more than chance puts the mean of a test above it.
     """
     bounds = [upper_bound(losses, claim.confidence, claim.binary) for losses in groups]
-    worst = groups[bounds.index(max(bounds))]
-    limit = max([*bounds, *(float(losses.mean()) for losses in tests)])
+    bound = max(bounds)
+    worst = groups[bounds.index(bound)]
+    for losses in tests:
+        # That losses are small says the same as that one minus them is large.
+        if bound < 1.0 and p_value(1.0 - losses, 1.0 - bound, claim.binary) <= 1.0 - claim.confidence:
+            what = (
+                f"the mean loss on the test split is {losses.mean():.4g}, and chance does not put it above {bound:.4g}"
+            )
+            raise PromiseError("risk-exceeded", what, hint="see that the samples are shuffled, or give more data")
+    limit = max([bound, *(float(losses.mean()) for losses in tests)])
     if limit >= 1.0:
         what = f"nothing can be promised of a mean loss from {len(worst)} calibration samples"
         raise PromiseError("too-few-samples", what, hint="give more data")

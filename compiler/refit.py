@@ -3,8 +3,8 @@
 A bypass is fitted to activations of the original, and behind other bypasses it reads what these write. So the same
 regression is solved again for what the block reads there, and still towards the original's own merge: what earlier
 bypasses got wrong, and what can be told from what they wrote, is made good (He et al. 2017, arXiv 1707.06168, where the
-channels of a whole network are pruned). What it reads in the original counts as much: gates before it may be shut, and
-on data of another kind a fit to changed activations alone is worse than none (`benchmarks/widths.py`).
+channels of a whole network are pruned). What it reads in the original counts as much, since gates before it may be
+shut.
 """
 
 from __future__ import annotations

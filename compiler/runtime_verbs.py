@@ -171,7 +171,7 @@ def report_verb(console: Console, *, subject: Path, out: Path | None) -> Result:
     target = out or _beside(subject)
     check_writable(target)
     with console.stage("writing the page"):
-        nothing = Surveyed(onnx.ModelProto(), (), Survey((), (), ()), {})
+        nothing = Surveyed(onnx.ModelProto(), onnx.ModelProto(), (), Survey((), (), ()), {})
         details = details_json(Compiled(onnx.ModelProto(), plan, nothing), str(subject), 0.0)
         write_all({target: page({**details, "regions": plan.regions})})
     return {"output": str(target)}, f"wrote {target}: what the plan knows; speed and impact are not in it"

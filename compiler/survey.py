@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
-from functools import cached_property
 
 import onnx
 
@@ -32,24 +31,21 @@ class Surveyed:
 
     Attributes:
         original: normalised.
+        model: what is compiled: the original with its target shapes fixed.
         inputs: what it must be fed.
         survey: its regions and the refusals, without what the user excluded.
         types: of its values; extents of one name are equal.
-        executor: where losses of changed versions of it are measured.
         targets: of its Reshape nodes whose shapes need not be computed.
+        executor: where losses of changed versions of it are measured.
     """
 
     original: onnx.ModelProto
+    model: onnx.ModelProto
     inputs: tuple[InputSpec, ...]
     survey: Survey
     types: Mapping[str, ValueType]
-    executor: Executor = field(default_factory=Local)
     targets: tuple[Target, ...] = ()
-
-    @cached_property
-    def model(self) -> onnx.ModelProto:
-        """What is compiled: the original with its target shapes fixed."""
-        return fixed(self.original, self.targets)
+    executor: Executor = field(default_factory=Local)
 
 
 def survey_model(source: Source, data: Dataset | None, exclude: Sequence[str] = (), weights: str = "auto") -> Surveyed:
@@ -68,12 +64,14 @@ def survey_model(source: Source, data: Dataset | None, exclude: Sequence[str] = 
     inputs = input_specs(original)
     feeds = probe_feeds(original, inputs, data)
     _require_deterministic(original, feeds[0])
-    targets = _proved(constant_targets(original, constants_of(original.graph)), original, feeds)
+    targets = constant_targets(original, constants_of(original.graph))
     model = fixed(original, targets)
+    if not _gives_the_same(model, original, feeds):
+        targets, model = (), original
     types = probe_types(model, feeds)
     survey = with_rows(find_regions(model, types), model, types)
     survey = _placing(_without(survey, exclude), weights)
-    return Surveyed(original, inputs, survey, types, targets=targets)
+    return Surveyed(original, model, inputs, survey, types, targets)
 
 
 def _placing(survey: Survey, weights: str) -> Survey:
@@ -102,23 +100,22 @@ def _require_deterministic(model: onnx.ModelProto, feeds: Mapping[str, Array]) -
     raise InputError("model-random", "the model gives different answers for the same input", hint=hint)
 
 
-def _proved(
-    targets: tuple[Target, ...], original: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]]
-) -> tuple[Target, ...]:
-    """Constant targets with which the model gives the same outputs bit for bit; none of them where it does not.
+def _gives_the_same(model: onnx.ModelProto, original: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]]) -> bool:
+    """Whether fixed targets leave every output what it is, bit for bit.
 
-    Shapes are inferred by rules that take extents for equal which must be so for an operator to run at all.
+    They are inferred by rules that take extents for equal which must be so for an operator to run at all.
     """
-    if not targets:
-        return ()
-    models = (original, fixed(original, targets))
-    sessions = [open_session(runnable(model).SerializeToString(), optimize=False) for model in models]
+    if model is original:
+        return True
+    sessions = [
+        open_session(runnable(each, random=True).SerializeToString(), optimize=False) for each in (original, model)
+    ]
+    expected = [sessions[0].run(item) for item in feeds]
     try:
-        runs = [[session.run(item) for item in feeds] for session in sessions]
-    except Exception:  # whatever ONNX Runtime has to say of the changed model, the original ran
-        return ()
-    pairs = zip(*runs, strict=True)
-    return targets if all(is_equal(one[name], other[name]) for one, other in pairs for name in one) else ()
+        found = [sessions[1].run(item) for item in feeds]
+    except Exception:  # of whatever class ONNX Runtime makes its complaint of a shape
+        return False
+    return all(is_equal(one[name], other[name]) for one, other in zip(expected, found, strict=True) for name in one)
 
 
 def _without(survey: Survey, exclude: Sequence[str]) -> Survey:

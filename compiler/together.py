@@ -21,7 +21,7 @@ LESS = 0.95
 
 
 GAINED = 0.95
-"""What refitting in sequence leaves of the joint loss, as a rule."""
+"""What refitting in sequence leaves of the joint loss at most, as a rule."""
 
 REFITS = 2
 """At most; each takes half a minute for a model of a dozen blocks."""

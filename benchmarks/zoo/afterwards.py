@@ -12,8 +12,7 @@ import torch
 from benchmarks.zoo import formats
 from benchmarks.zoo.checks import difference, first_line, gated_model
 from benchmarks.zoo.specimens import exporting
-from skipc.compiler.build import normalized, serialized
-from skipc.compiler.data import input_specs
+from skipc.compiler.build import serialized
 from skipc.compiler.probe import probe_feeds
 from skipc.compiler.source import Source
 from skipc.compiler.survey import survey_model
@@ -72,10 +71,9 @@ def afterwards() -> Sequence[After]:
 def _after(family: str, tool: str, convert: formats.Convert, tolerance: float) -> After:
     torch.manual_seed(0)
     model = exporting(family, dynamo=False, opset=17)()
-    survey = survey_model(Source(Path("model.onnx"), model, "", 0), None).survey
-    base = normalized(model)
-    gated = gated_model(base, survey)
-    feeds = probe_feeds(base, input_specs(base), None)[0]
+    surveyed = survey_model(Source(Path("model.onnx"), model, "", 0), None)
+    gated = gated_model(surveyed)
+    feeds = probe_feeds(surveyed.original, surveyed.inputs, None)[0]
     off, left, plan = [], 0, True
     try:
         for level in (0, 1):

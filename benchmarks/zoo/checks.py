@@ -14,16 +14,13 @@ from numpy.typing import NDArray
 
 from benchmarks.failure import BenchmarkError
 from benchmarks.web import on_web
-from skipc.compiler.build import build, normalized, serialized, versions
+from skipc.compiler.build import build, serialized, versions
 from skipc.compiler.data import input_specs
 from skipc.compiler.probe import probe_feeds
 from skipc.compiler.source import Source, check_source
-from skipc.compiler.survey import survey_model
+from skipc.compiler.survey import Surveyed, survey_model
 from skipc.compiler.tolerance import shut_tolerance
-from skipc.passes.narrow import constants_of
-from skipc.passes.regions import Survey
 from skipc.passes.restore import Restore
-from skipc.passes.shapes import constant_targets
 from skipc.passes.stamp import SetLevel
 from skipc.passes.stand_in import runnable
 from skipc.runtime.errors import SkipcError
@@ -68,9 +65,10 @@ def examined(model: onnx.ModelProto) -> Found:
     """Survey a graph, compile it with every gate shut, and try the result."""
     try:
         check_source(model, Path("model.onnx"))
-        survey = survey_model(Source(Path("model.onnx"), model, "digest", 0), None).survey
+        surveyed = survey_model(Source(Path("model.onnx"), model, "digest", 0), None)
     except SkipcError as error:
         return Found({}, {}, (), problem=f"{error.what} [{error.code}]")
+    survey = surveyed.survey
     regions = dict(Counter(item.kind for item in survey.blocks))
     refused = dict(Counter(item.rule for item in survey.rejected))
     spoken = {item.rule: f"{item.reason} [{item.rule}]" for item in survey.rejected if item.rule != "no-weights"}
@@ -78,14 +76,14 @@ def examined(model: onnx.ModelProto) -> Found:
     if not survey.blocks:
         return Found(regions, refused, reasons, problem="no region")
     try:
-        return _compiled(model, survey, Found(regions, refused, reasons))
+        return _compiled(model, surveyed, Found(regions, refused, reasons))
     except SkipcError as error:
         return Found(regions, refused, reasons, problem=f"{error.what} [{error.code}]")
 
 
-def _compiled(model: onnx.ModelProto, survey: Survey, found: Found) -> Found:
-    base = normalized(model)
-    gated = gated_model(base, survey)
+def _compiled(model: onnx.ModelProto, surveyed: Surveyed, found: Found) -> Found:
+    base = surveyed.original
+    gated = gated_model(surveyed)
     feeds = probe_feeds(base, input_specs(base), None)[0]
     expected = open_session(_running(base)).run(feeds)
     shut = SetLevel(0).apply(gated)
@@ -95,7 +93,7 @@ def _compiled(model: onnx.ModelProto, survey: Survey, found: Found) -> Found:
         reasons=found.reasons,
         shut=difference(open_session(_running(shut)).run(feeds), expected),
         opened=attempt(lambda: _run(gated, feeds)),
-        by_sample=_by_sample(base, survey),
+        by_sample=_by_sample(surveyed),
         restored=OK if serialized(Restore().apply(gated)) == serialized(model) else "DIFFERENT",
         runtimes={
             "OpenVINO": _compared(_openvino, base, shut, feeds),
@@ -105,10 +103,10 @@ def _compiled(model: onnx.ModelProto, survey: Survey, found: Found) -> Found:
     )
 
 
-def gated_model(base: onnx.ModelProto, survey: Survey, granularity: str = "batch") -> onnx.ModelProto:
-    """A normalised model with every block bypassed by the identity at level 1."""
-    targets = constant_targets(base, constants_of(base.graph))
-    return build(base, _plan(tuple(_block(region, granularity) for region in survey.blocks), targets))
+def gated_model(surveyed: Surveyed, granularity: str = "batch") -> onnx.ModelProto:
+    """A model with every block bypassed by the identity at level 1."""
+    blocks = tuple(_block(region, granularity) for region in surveyed.survey.blocks)
+    return build(surveyed.original, _plan(blocks, surveyed.targets))
 
 
 def _block(region: Region, granularity: str) -> Block:
@@ -117,13 +115,14 @@ def _block(region: Region, granularity: str) -> Block:
     return Block(region, Bypass("identity"), Gate("mean", weight, 0.5, -np.inf, granularity))
 
 
-def _by_sample(base: onnx.ModelProto, survey: Survey) -> str:
+def _by_sample(surveyed: Surveyed) -> str:
     """Whether gates for samples, shut for all samples of a batch of two, leave the original's outputs."""
+    base = surveyed.original
     feeds = probe_feeds(base, input_specs(base), None)[-1]
-    if any(not isinstance(region.dims[0], str) for region in survey.blocks):
+    if any(not isinstance(region.dims[0], str) for region in surveyed.survey.blocks):
         return "n/a: the batch is fixed"
     try:
-        shut = SetLevel(0).apply(gated_model(base, survey, "sample"))
+        shut = SetLevel(0).apply(gated_model(surveyed, "sample"))
         off = difference(open_session(_running(shut)).run(feeds), open_session(_running(base)).run(feeds))
     except Exception as error:
         return f"NO: {first_line(error)}"

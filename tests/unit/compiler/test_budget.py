@@ -107,10 +107,27 @@ def test_no_less_is_promised_than_the_mean_of_other_data() -> None:
     claim, losses = Claim(TOP1, "y", 0.5, 0.9, True), np.zeros(200)
     plain = bound_certificate(claim, [losses])
     assert bound_certificate(claim, [losses], [np.zeros(50)]) == plain
-    worse = bound_certificate(claim, [losses], [np.zeros(50), np.repeat([0.0, 1.0], [45, 5])])
+    worse = bound_certificate(claim, [losses], [np.zeros(50), np.repeat([0.0, 1.0], [49, 1])])
     assert (plain.bound, worse.bound) == (plain.limit, plain.limit)
-    assert worse.limit == 0.1 > plain.limit
-    assert worse.p_value == p_value(losses, 0.1, True) < plain.p_value
+    assert worse.limit == 0.02 > plain.limit
+    assert worse.p_value == p_value(losses, 0.02, True) < plain.p_value
+
+
+def test_a_test_that_chance_does_not_explain_is_no_promise() -> None:
+    """Samples that were not shuffled: of the last ones far more are answered otherwise."""
+    claim, losses = Claim(TOP1, "y", 0.5, 0.9, True), np.zeros(200)
+    bound = bound_certificate(claim, [losses]).limit
+    assert bound < 0.1
+    with pytest.raises(PromiseError) as caught:
+        bound_certificate(claim, [losses], [np.repeat([0.0, 1.0], [30, 20])])
+    assert caught.value.code == "risk-exceeded"
+    assert "0.4" in caught.value.what
+    random = np.random.default_rng(0)
+    small = Claim(COSINE, "y", 0.5, 0.9, False)
+    gentle, worse = random.uniform(0.0, 0.1, 500), random.uniform(0.3, 0.9, 100)
+    assert bound_certificate(small, [gentle], [gentle[:100]]).limit < 0.1
+    with pytest.raises(PromiseError):
+        bound_certificate(small, [gentle], [worse])
 
 
 def test_from_too_little_nothing_is_promised() -> None:

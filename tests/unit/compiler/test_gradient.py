@@ -35,7 +35,7 @@ def items_of(network: Network, count: int = 6) -> tuple[Batch, ...]:
 
 def survey_of(network: Network) -> Surveyed:
     found = surveyed(network)
-    return Surveyed(found.model, input_specs(found.model), found.survey, {})
+    return Surveyed(found.original, found.model, input_specs(found.model), found.survey, {})
 
 
 def measured(network: Network, loss: str = "relative-l2", settings: Settings = ASKED, count: int = 6) -> Gradients:

@@ -18,7 +18,7 @@ from tests.gated import surveyed
 
 def survey() -> Surveyed:
     model = surveyed(NETWORK)
-    return Surveyed(model.model, input_specs(model.model), model.survey, {})
+    return Surveyed(model.original, model.model, input_specs(model.model), model.survey, {})
 
 
 def judged(start: int, count: int) -> Judged:

@@ -145,7 +145,7 @@ def test_a_network_is_estimated_the_same_way_every_time() -> None:
     evidence = Evidence(observe(found.model, found.survey.blocks, data.items, 0), data, data.items, (), "")
     options = [Option(region, Bypass("identity"), 0.1, 1.0) for region in found.survey.blocks]
     claim = Claim(LOSS, "y", 0.4, 0.95, binary=False)
-    whole = Surveyed(found.model, input_specs(found.model), found.survey, {})
+    whole = Surveyed(found.original, found.model, input_specs(found.model), found.survey, {})
     original = open_session(found.model.SerializeToString())
     first, second = (estimate_shift(whole, original, options, evidence, claim, 0) for _ in range(2))
     assert first == second

@@ -71,7 +71,7 @@ def test_a_step_is_built_without_what_it_never_opens(monkeypatch: pytest.MonkeyP
     found = surveyed(mlp())
     monkeypatch.setattr(shipped, "_speed", lambda _, model, *__: float(model.count(b"then_branch")))
     judged = Judged((), (), (), "y")
-    whole = Surveyed(found.model, input_specs(found.model), found.survey, {})
+    whole = Surveyed(found.original, found.model, input_specs(found.model), found.survey, {})
     speed = shipped.speed_as_shipped(whole, judged, Settings())
     blocks = [block(region) for region in found.survey.blocks[:2]]
     assert [speed(blocks, Step(limits, (0.0, 0.0), 0.0, 0.0, 0.0)) for limits in LIMITS] == [0, 1, 2]
