@@ -30,7 +30,7 @@ from skipc.compiler.impact import (
 from skipc.compiler.loss import Loss
 from skipc.compiler.moments import Observed
 from skipc.compiler.options import Option
-from skipc.compiler.planner import REACH, Offer, Step, Trial, best_path, forecast, threshold_at
+from skipc.compiler.planner import REACH, Offer, Step, Trial, best_path, forecast, settled, threshold_at
 from skipc.compiler.policies import fastest, may_share, policies_of
 from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Instrumented, Judged, Outcome, Window, run_gated, shut
@@ -350,6 +350,8 @@ def _with_path(
     speed = speed_as_shipped(surveyed, judged, settings)
     offer = _offer(fitted, fitted.smooth, costs, judged)
     path = best_path(offer, trial, 1.0 - claim.confidence, partial(speed, blocks))
+    if judged.units > few.units:
+        path = settled(path, offer, trial, lambda window: run_gated(model, window, judged, claim.loss))
     return Gated(blocks, fitted.fits, path, model)
 
 

@@ -162,7 +162,7 @@ class Sums:
         parts = [self._drawn(run, share, random) for run in runs]
         x, d, h = (np.concatenate([part[i] for part in parts]).astype(np.float64) for i in range(3))
         features = np.concatenate([x[:, : self.direct], h], axis=1)
-        weights = (row_weights(x + d) * _alike([len(part[0]) for part in parts]))[:, None]
+        weights = row_weights(x + d)[:, None]
         self.rows += len(features)
         self.weight += float((weights**2).sum())
         self.f += (weights**2 * features).sum(axis=0)
@@ -197,15 +197,6 @@ class Sums:
         mean_f, mean_d = self.f / rows, self.d / rows
         ff = (self.ff if self.ff is not None else np.zeros((self.features,) * 2)) / rows - np.outer(mean_f, mean_f)
         return HiddenMoments(self.direct, self.taps, mean_f, mean_d, ff, self.fd / rows - np.outer(mean_f, mean_d))
-
-
-def _alike(rows: Sequence[int]) -> NDArray[np.float64]:
-    """What the error of each row is multiplied by so that all batches count alike, [rows]: each is judged as a whole.
-
-    Args:
-        rows: of each batch.
-    """
-    return np.repeat(1.0 / np.sqrt(np.maximum(rows, 1)), rows)
 
 
 def row_weights(merged: NDArray[np.float64]) -> NDArray[np.float64]:

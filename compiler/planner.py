@@ -207,11 +207,44 @@ def lay_path(offer: Offer, trial: Trial, shares: Sequence[float]) -> tuple[Step,
     path: list[Step] = []
     while (following := search.step(state)) is not None:
         state = following
-        mean, p_value = state.outcome.mean, trial.p_value(state.outcome.losses)
-        path.append(Step(state.thresholds, state.shares, mean, p_value, state.saved_ms))
-        if mean > REACH * trial.limit:
+        path.append(_step_of(state, trial))
+        if path[-1].loss > REACH * trial.limit:
             break
     return tuple(path)
+
+
+def settled(path: Sequence[Step], offer: Offer, trial: Trial, whole: Callable[[Window], Outcome]) -> tuple[Step, ...]:
+    """A path whose last configurations within the limit open each gate for the share of *fit* that they name.
+
+    While a path is laid, thresholds are quantiles of the scores that the configuration before produced, on a part of
+    *fit*. The twentieth that a guard shuts for is then off by a quarter, and it is the guards that hold on unfamiliar
+    data.
+
+    Args:
+        path: laid with this trial.
+        offer: what is known of the gates.
+        trial: measures configurations on a part of *fit*.
+        whole: runs the instrumented model on all of it.
+    """
+    search = _Search(offer, trial, ())
+    first = max((place for place, step in enumerate(path) if step.p_value < SURE), default=0)
+
+    def settle(step: Step) -> Step:
+        scores = whole(window_of(step.thresholds, trial.floors)).scores
+        thresholds = tuple(threshold_at(own, share) for own, share in zip(scores, step.shares, strict=True))
+        return _step_of(search.state(step.shares, thresholds), trial)
+
+    late = [place >= first and step.loss <= trial.limit and _is_gated(step) for place, step in enumerate(path)]
+    return tuple(settle(step) if wanted else step for step, wanted in zip(path, late, strict=True))
+
+
+def _is_gated(step: Step) -> bool:
+    return any(0 < share < 1 for share in step.shares)
+
+
+def _step_of(state: _State, trial: Trial) -> Step:
+    outcome = state.outcome
+    return Step(state.thresholds, state.shares, outcome.mean, trial.p_value(outcome.losses), state.saved_ms)
 
 
 class _Search:

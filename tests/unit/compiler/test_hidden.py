@@ -35,14 +35,3 @@ def test_one_huge_token_does_not_take_the_fit_for_itself() -> None:
     (moments,) = observe_hidden(model, found.survey.blocks, items, seed=0).values()
     # The entry's variance is about 1 but for the huge token, which would make it 1e8 / 16.
     assert np.diag(moments.ff)[: moments.channels].max() < 100
-
-
-def test_a_long_input_counts_no_more_than_a_short_one() -> None:
-    found = surveyed(gated_mlps(layers=1, width=8, hidden=32, vocabulary=64))
-    short, long = np.full((1, 2), 5), np.full((1, 6), 9)
-    items = [Batch({"input_ids": ids}, (i,), None) for i, ids in enumerate((short, long) * 8)]
-    (both,) = observe_hidden(found.model, found.survey.blocks, items, seed=0).values()
-    (first,) = observe_hidden(found.model, found.survey.blocks, items[::2], seed=0).values()
-    (second,) = observe_hidden(found.model, found.survey.blocks, items[1::2], seed=0).values()
-    np.testing.assert_allclose(both.mean_f, (first.mean_f + second.mean_f) / 2, rtol=1e-6)
-    assert np.abs(first.mean_f - second.mean_f).max() > 0.1

@@ -32,6 +32,7 @@ from skipc.compiler.planner import (
     lay_path,
     levels_of,
     rung_at,
+    settled,
     telling,
     thinned,
     threshold_at,
@@ -323,3 +324,38 @@ def test_a_forecast_is_no_less_than_what_blocks_that_add_up_can_save(limit: floa
     step = 0.1 * given.saved_ms.max()
     guards = (1.0 - GUARD) * given.saved_ms.sum() + 3 * given.gate_ms
     assert best - guards - 1e-9 <= hoped <= best + step
+
+
+def test_the_last_configurations_open_gates_for_the_shares_of_all_data() -> None:
+    given, limit = offer(), 0.05
+    path = path_of(given, limit)
+    shifted = [scores + 1.0 for scores in given.scores]
+    seen: list[Window] = []
+
+    def whole(window: Window) -> Outcome:
+        seen.append(window)
+        return replace(simulated(given)(window), scores=tuple(scores.astype(np.float32) for scores in shifted))
+
+    found = settled(path, given, trial(given, limit), whole)
+    within = [step for step in path if step.loss <= limit]
+    assert 0 < len(seen) < len(path)
+    assert [step.shares for step in found] == [step.shares for step in path]
+    assert found[len(within) :] == path[len(within) :]
+    last = found[len(within) - 1]
+    assert last.thresholds == tuple(
+        threshold_at(scores, share) for scores, share in zip(shifted, last.shares, strict=True)
+    )
+    assert last.loss > within[-1].loss
+
+
+def test_what_is_sure_to_pass_and_what_has_no_gates_is_left_as_it_is() -> None:
+    given = offer()
+    path = tuple(replace(step, p_value=0.0) for step in path_of(given, limit=1.0))
+
+    def whole(window: Window) -> Outcome:
+        return simulated(given)(window)
+
+    found = settled(path, given, trial(given, 1.0), whole)
+    assert found[:-1] == path[:-1]
+    static = lay_path(given, trial(given, 1.0), ())
+    assert settled(static, given, trial(given, 1.0), whole) == static
