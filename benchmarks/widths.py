@@ -21,10 +21,11 @@ from skipc.compiler.fit import fit_gate
 from skipc.compiler.gradient import measure_gradients
 from skipc.compiler.hidden import HiddenMoments, observe_hidden
 from skipc.compiler.impact import ablate, instrument, ungated
+from skipc.compiler.ladder import GUARD
 from skipc.compiler.loss import Loss, resolve_loss
 from skipc.compiler.moments import Matrix, Observed, observe
 from skipc.compiler.narrow_fit import HEAD_SHARES, SHARES, fit_narrow, without_linear
-from skipc.compiler.planner import GUARD, threshold_at, window_of
+from skipc.compiler.planner import threshold_at, window_of
 from skipc.compiler.refit import refitted
 from skipc.compiler.report import speedup_json
 from skipc.compiler.running import Judged, judge, run_gated, shut

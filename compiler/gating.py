@@ -27,10 +27,11 @@ from skipc.compiler.impact import (
     typical,
     ungated,
 )
+from skipc.compiler.ladder import Offer, forecast
 from skipc.compiler.loss import Loss
 from skipc.compiler.moments import Observed
 from skipc.compiler.options import Option
-from skipc.compiler.planner import REACH, Offer, Step, Trial, best_path, forecast, settled, threshold_at
+from skipc.compiler.planner import REACH, Step, Trial, best_path, settled, threshold_at
 from skipc.compiler.policies import fastest, may_share, policies_of
 from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Instrumented, Judged, Outcome, Window, run_gated, shut

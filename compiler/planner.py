@@ -10,28 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, takewhile
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skipc.compiler.ladder import FEW, FINE_SHARES, SHARES, SMALLEST_LOSS, Offer, Rung, ladder, rung_at
 from skipc.compiler.loss import Losses
 from skipc.compiler.running import Outcome, Window
-
-SHARES = (0.25, 0.5, 0.75)
-"""Shares of *fit* for which a gate may open; beyond them it is a guard, or the block is bypassed always."""
-
-FINE_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9)
-"""The same where there are few gates, so that there are few configurations all the same."""
-
-FEW = 6
-"""Gates, at most."""
-
-GUARD = 0.95
-"""The share of a guard: a gate that opens for nearly all inputs like those of *fit*, and for few unlike them."""
-
-GUARD_WORTH = 0.5
-"""A guard must keep this share of what bypassing the block always would save; else the block needs no gate."""
 
 GATED_WORTH = 0.9
 """Gates hold on unfamiliar data where static bypasses do not, so a file with gates may be this much slower."""
@@ -41,12 +27,9 @@ GATED_GAIN = 0.5
 as they save, a tenth of the latency is all that there is to gain."""
 
 NEVER, ALWAYS = float("-inf"), float("inf")
-SMALLEST_LOSS = 1e-6
+
 REACH = 1.5
 """A path goes on to this multiple of the limit: *calibrate* may be kinder than *fit*, but not by more than that."""
-
-TESTED = 6
-"""Configurations of a path that are tested where the loss is steady: large models take long for each."""
 
 SURE = 1e-4
 """Of configurations with a smaller p-value on *fit* hardly one fails on *calibrate*."""
@@ -93,41 +76,6 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Offer:
-    """What the planner knows of each gate.
-
-    Attributes:
-        scores: for each gate, of all that it decides on, on *fit* while nothing is bypassed: [rows].
-        losses: smooth loss that bypassing the block alone for one row adds, times the number of rows: [rows] each.
-        saved_ms: by bypassing a whole batch, [gates].
-        split_ms: what it costs to bypass a part of a batch, [gates].
-        gate_ms: cost of one gate.
-        gated: which blocks a gate may stand before, [gates]; the others are bypassed always or never.
-    """
-
-    scores: Sequence[NDArray[np.float64]]
-    losses: Sequence[NDArray[np.float64]]
-    saved_ms: NDArray[np.float64]
-    split_ms: NDArray[np.float64]
-    gate_ms: float
-    gated: Sequence[bool]
-
-    def saved(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Milliseconds saved by bypassing these shares of batches, [..., gates]; without what the gates cost."""
-        parts = (shares > 0) & (shares < 1)
-        return np.asarray(shares * self.saved_ms - parts * self.split_ms)
-
-
-@dataclass(frozen=True)
-class Rung:
-    """A share of inputs for which one block is bypassed, and what that alone costs and saves a batch."""
-
-    share: float
-    loss: float
-    saved_ms: float
-
-
-@dataclass(frozen=True)
 class _State:
     """A measured configuration."""
 
@@ -171,28 +119,6 @@ def boldest(path: Sequence[Step], limit: float, delta: float) -> Step | None:
     return within[-1] if within else None
 
 
-def forecast(offer: Offer, limit: float) -> float:
-    """Milliseconds a batch that bypassing may save within the limit, were the losses of several blocks to add up.
-
-    Args:
-        offer: with the losses that are limited.
-        limit: of the mean loss.
-    """
-    ladders = [ladder(offer, gate, FINE_SHARES if may else ()) for gate, may in enumerate(offer.gated)]
-    steps = [
-        (above.loss - below.loss, above.saved_ms - below.saved_ms)
-        for rungs in ladders
-        for below, above in pairwise((Rung(0.0, 0.0, 0.0), *rungs))
-    ]
-    left, saved = limit, 0.0
-    for loss, saved_ms in sorted(steps, key=lambda step: -step[1] / max(step[0], SMALLEST_LOSS)):
-        if left <= 0:
-            break
-        saved += saved_ms * min(1.0, left / max(loss, SMALLEST_LOSS))
-        left -= loss
-    return saved
-
-
 def lay_path(offer: Offer, trial: Trial, shares: Sequence[float]) -> tuple[Step, ...]:
     """Configurations in the order in which they will be tested.
 
@@ -203,7 +129,7 @@ def lay_path(offer: Offer, trial: Trial, shares: Sequence[float]) -> tuple[Step,
     """
     search = _Search(offer, trial, shares)
     gates = len(trial.floors)
-    state = search.state((0.0,) * gates, (NEVER,) * gates)
+    state = _measured(offer, trial, (0.0,) * gates, (NEVER,) * gates)
     path: list[Step] = []
     while (following := search.step(state)) is not None:
         state = following
@@ -226,20 +152,26 @@ def settled(path: Sequence[Step], offer: Offer, trial: Trial, whole: Callable[[W
         trial: measures configurations on a part of *fit*.
         whole: runs the instrumented model on all of it.
     """
-    search = _Search(offer, trial, ())
     first = max((place for place, step in enumerate(path) if step.p_value < SURE), default=0)
 
     def settle(step: Step) -> Step:
         scores = whole(window_of(step.thresholds, trial.floors)).scores
         thresholds = tuple(threshold_at(own, share) for own, share in zip(scores, step.shares, strict=True))
-        return _step_of(search.state(step.shares, thresholds), trial)
+        return _step_of(_measured(offer, trial, step.shares, thresholds), trial)
 
-    late = [place >= first and step.loss <= trial.limit and _is_gated(step) for place, step in enumerate(path)]
+    late = [place >= first and step.loss <= trial.limit and _gated(step.shares) > 0 for place, step in enumerate(path)]
     return tuple(settle(step) if wanted else step for step, wanted in zip(path, late, strict=True))
 
 
-def _is_gated(step: Step) -> bool:
-    return any(0 < share < 1 for share in step.shares)
+def _gated(shares: Sequence[float]) -> int:
+    """How many of these shares ask for a gate."""
+    return sum(0 < share < 1 for share in shares)
+
+
+def _measured(offer: Offer, trial: Trial, shares: tuple[float, ...], thresholds: tuple[float, ...]) -> _State:
+    outcome = trial.run(window_of(thresholds, trial.floors))
+    saved = float(offer.saved(outcome.shares.astype(np.float64)).mean(axis=0).sum())
+    return _State(shares, thresholds, outcome, saved - offer.gate_ms * _gated(shares))
 
 
 def _step_of(state: _State, trial: Trial) -> Step:
@@ -256,12 +188,6 @@ class _Search:
         self._ladders = [ladder(offer, gate, shares if may else ()) for gate, may in enumerate(offer.gated)]
         self._excess = np.ones(len(trial.floors))
         """How many times more loss than predicted a gate's last measured step added."""
-
-    def state(self, shares: tuple[float, ...], thresholds: tuple[float, ...]) -> _State:
-        outcome = self._trial.run(window_of(thresholds, self._trial.floors))
-        gated = sum(0 < share < 1 for share in shares)
-        saved = float(self._offer.saved(outcome.shares.astype(np.float64)).mean(axis=0).sum())
-        return _State(shares, thresholds, outcome, saved - self._offer.gate_ms * gated)
 
     def step(self, state: _State) -> _State | None:
         """The best next configuration by measurement; None at the end of all ladders."""
@@ -302,7 +228,8 @@ class _Search:
         """The configuration with one gate on its next rung, thresholds at the quantiles of the scores just seen."""
         shares = (*state.shares[:gate], self._ladders[gate][0].share, *state.shares[gate + 1 :])
         scores = state.outcome.scores
-        return self.state(shares, tuple(threshold_at(scores[i], share) for i, share in enumerate(shares)))
+        thresholds = tuple(threshold_at(scores[i], share) for i, share in enumerate(shares))
+        return _measured(self._offer, self._trial, shares, thresholds)
 
     def _measured_worth(self, state: _State, found: _State, gate: int) -> float:
         rung, below = self._ladders[gate][0], self._rung_at(state.shares[gate], gate)
@@ -317,39 +244,6 @@ def window_of(thresholds: Sequence[float], floors: Sequence[float]) -> Window:
     return np.array([thresholds, rows], np.float32)
 
 
-def rung_at(offer: Offer, gate: int, share: float) -> Rung:
-    """What bypassing one block for the inputs of lowest score costs and saves."""
-    by_score = np.argsort(offer.scores[gate], kind="stable")
-    count = round(share * len(by_score))
-    loss = float(offer.losses[gate][by_score[:count]].sum()) / len(by_score)
-    only = np.zeros(len(offer.saved_ms))
-    only[gate] = share
-    return Rung(share, loss, float(offer.saved(only).sum()) - (offer.gate_ms if share < 1 else 0.0))
-
-
-def ladder(offer: Offer, gate: int, shares: Sequence[float]) -> list[Rung]:
-    """One gate's rungs from low to high, those left out that are worth less than the one above them."""
-    hull = [Rung(0.0, 0.0, 0.0)]
-    for share in (*shares, _top(offer, gate) if shares else 1.0):
-        rung = rung_at(offer, gate, share)
-        if rung.saved_ms <= hull[-1].saved_ms:
-            continue
-        while len(hull) > 1 and _worth(hull[-1], rung) >= _worth(hull[-2], hull[-1]):
-            hull.pop()
-        hull.append(rung)
-    return hull[1:]
-
-
-def _top(offer: Offer, gate: int) -> float:
-    """The highest rung of a gate: a guard, where the gate does not eat up what the block saves."""
-    guarded, always = rung_at(offer, gate, GUARD), rung_at(offer, gate, 1.0)
-    return GUARD if guarded.saved_ms >= GUARD_WORTH * always.saved_ms else 1.0
-
-
-def _worth(lower: Rung, upper: Rung) -> float:
-    return (upper.saved_ms - lower.saved_ms) / max(upper.loss - lower.loss, SMALLEST_LOSS)
-
-
 def threshold_at(scores: NDArray[np.float64] | NDArray[np.float32], share: float) -> float:
     """The threshold below which a share of scores lies, midway between two of them; float32, as the graph compares."""
     if share in (0.0, 1.0):
@@ -360,46 +254,3 @@ def threshold_at(scores: NDArray[np.float64] | NDArray[np.float32], share: float
     following = ordered[count] if count < len(ordered) else last
     middle = np.float32((last + following) / 2)
     return float(middle if last < middle else np.nextafter(last, np.float32(np.inf)))
-
-
-def thinned(path: Sequence[Step], limit: float, count: int) -> tuple[Step, ...]:
-    """About so many configurations of a path, evenly spaced in their loss on *fit* up to the end, which is kept.
-
-    Chosen without the data that they will be tested on, so that testing the few certifies as testing all would.
-    """
-    if len(path) <= count:
-        return tuple(path)
-    most = min(max(step.loss for step in path), REACH * limit)
-    places = {max((i for i, step in enumerate(path) if step.loss <= aim), default=0) for aim in _aims(most, count)}
-    return tuple(path[i] for i in sorted(places | {len(path) - 1}))
-
-
-def telling(path: Sequence[Step], gentle: int) -> tuple[Step, ...]:
-    """A path without most of its gentle configurations, which would pass, and cost as long to test as the others do.
-
-    Chosen, as `thinned` does, without the data that they will be tested on.
-
-    Args:
-        path: from gentle to bold.
-        gentle: number of configurations to keep, at most, that are as good as certain to pass.
-    """
-    sure = [place for place, step in enumerate(path) if step.p_value < SURE]
-    sparse = {sure[int(place)] for place in np.linspace(0, len(sure) - 1, min(gentle, len(sure)))}
-    return tuple(step for place, step in enumerate(path) if place in sparse or step.p_value >= SURE)
-
-
-def _aims(most: float, count: int) -> list[float]:
-    return [most * (i + 1) / count for i in range(count)]
-
-
-def levels_of(path: Sequence[Step], count: int) -> tuple[int, ...]:
-    """Positions of at most so many configurations to keep, evenly spaced, the last one always among them.
-
-    A block that the last one bypasses always has no gate in the file, so the others must bypass it always or never.
-    """
-    fixed = [gate for gate, limit in enumerate(path[-1].thresholds) if limit == ALWAYS]
-    kept = [i for i, step in enumerate(path) if all(abs(step.thresholds[gate]) == ALWAYS for gate in fixed)]
-    if len(kept) <= count:
-        return tuple(kept)
-    places = np.linspace(0, len(kept) - 1, count + 1)[1:]
-    return tuple(kept[round(float(place))] for place in places)

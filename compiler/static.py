@@ -10,9 +10,9 @@ import onnx
 from skipc.compiler.build import build_static
 from skipc.compiler.certify import Claim, certify
 from skipc.compiler.gating import PATH_UNITS
+from skipc.compiler.levels import TESTED
 from skipc.compiler.loss import Loss, Losses
 from skipc.compiler.options import Option
-from skipc.compiler.planner import TESTED
 from skipc.compiler.running import Instrumented, Judged, opened, run_gated
 from skipc.runtime.plan import Block, Certificate
 

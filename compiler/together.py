@@ -21,7 +21,7 @@ LESS = 0.95
 
 
 GAINED = 0.92
-"""What refitting in sequence leaves of the joint loss at most, as a rule (MiniLM: 0.91 to 0.92)."""
+"""What refitting in sequence leaves of the joint loss at most, as a rule: see `benchmarks/results/widths.json`."""
 
 REFITS = 2
 """At most; each takes half a minute for a model of a dozen blocks."""

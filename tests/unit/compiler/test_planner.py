@@ -11,30 +11,29 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from skipc.compiler.planner import (
-    ALWAYS,
+from skipc.compiler.ladder import (
     FEW,
     FINE_SHARES,
-    GATED_GAIN,
-    GATED_WORTH,
     GUARD,
     GUARD_WORTH,
-    NEVER,
-    REACH,
     SHARES,
     Offer,
     Rung,
+    forecast,
+    ladder,
+    rung_at,
+)
+from skipc.compiler.planner import (
+    ALWAYS,
+    GATED_GAIN,
+    GATED_WORTH,
+    NEVER,
+    REACH,
     Step,
     Trial,
     best_path,
-    forecast,
-    ladder,
     lay_path,
-    levels_of,
-    rung_at,
     settled,
-    telling,
-    thinned,
     threshold_at,
     window_of,
 )
@@ -257,29 +256,6 @@ def test_a_path_that_passes_nowhere_is_not_timed() -> None:
     assert timed[0] in found
 
 
-def step(*thresholds: float) -> Step:
-    return Step(thresholds, (0.0,) * len(thresholds), 0.0, 0.0, 0.0)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 20])
-def test_levels_are_spread_evenly_and_end_at_the_last(count: int) -> None:
-    path = [step(float(place)) for place in range(20)]
-    found = levels_of(path, count)
-    assert len(found) == count
-    assert found[-1] == 19
-    # Each end of a gap is rounded to a whole position, and the first gap begins before the first position.
-    assert np.diff(found, prepend=-1).max() <= 20 / count + 2
-
-
-def test_a_short_path_is_kept_whole() -> None:
-    assert levels_of([step(0.0), step(1.0)], 8) == (0, 1)
-
-
-def test_a_block_that_ends_without_a_gate_has_none_before() -> None:
-    path = [step(NEVER, 0.1), step(0.5, 0.1), step(ALWAYS, 0.2), step(ALWAYS, 0.3)]
-    assert levels_of(path, 8) == (0, 2, 3)
-
-
 @pytest.mark.parametrize(("gates", "rungs"), [(FEW, FINE_SHARES), (FEW + 1, SHARES)])
 def test_few_gates_have_finer_shares(gates: int, rungs: Sequence[float]) -> None:
     given = offer(gates)
@@ -287,25 +263,6 @@ def test_few_gates_have_finer_shares(gates: int, rungs: Sequence[float]) -> None
     shares = {share for step in found for share in step.shares} - {0.0, GUARD, 1.0}
     assert shares <= set(rungs)
     assert len(shares) > 1
-
-
-def test_of_gentle_configurations_few_are_tested() -> None:
-    p_values = [1e-9] * 34 + [1e-3] * 26
-    path = [Step((float(i),), (0.5,), 0.001 * i, p_value, float(i)) for i, p_value in enumerate(p_values)]
-    kept = telling(path, 4)
-    assert [path.index(step) for step in kept[:4]] == [0, 11, 22, 33]
-    assert kept[4:] == tuple(path[34:])
-    assert telling(path[:2], 4) == tuple(path[:2])
-    assert telling([], 4) == ()
-
-
-def test_a_thinned_path_keeps_its_end_and_is_spread_over_the_loss() -> None:
-    losses = [0.0, 0.0, 0.001, 0.01, 0.011, 0.02, 0.03, 0.031, 0.04, 0.05, 0.09]
-    path = [Step((float(i),), (0.5,), loss, 0.0, float(i)) for i, loss in enumerate(losses)]
-    assert thinned(path, 0.05, 20) == tuple(path)
-    kept = thinned(path, 0.05, 4)
-    # Aims at 0.01875, 0.0375, 0.05625 and 0.075, which is as far as a path may go.
-    assert [path.index(step) for step in kept] == [4, 7, 9, 10]
 
 
 def best_by_trying(given: Offer, limit: float) -> float:
@@ -348,14 +305,19 @@ def test_the_last_configurations_open_gates_for_the_shares_of_all_data() -> None
     assert last.loss > within[-1].loss
 
 
-def test_what_is_sure_to_pass_and_what_has_no_gates_is_left_as_it_is() -> None:
+def test_of_what_is_sure_to_pass_only_the_last_is_settled_and_nothing_where_there_are_no_gates() -> None:
     given = offer()
     path = tuple(replace(step, p_value=0.0) for step in path_of(given, limit=1.0))
+    seen: list[Window] = []
 
     def whole(window: Window) -> Outcome:
-        return simulated(given)(window)
+        seen.append(window)
+        scores = tuple((scores + 1.0).astype(np.float32) for scores in given.scores)
+        return replace(simulated(given)(window), scores=scores)
 
     found = settled(path, given, trial(given, 1.0), whole)
     assert found[:-1] == path[:-1]
+    assert found[-1].thresholds != path[-1].thresholds
     static = lay_path(given, trial(given, 1.0), ())
     assert settled(static, given, trial(given, 1.0), whole) == static
+    assert len(seen) == 1
