@@ -30,6 +30,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with np.load(files["demo.calib.npz"]) as arrays:
         np.savez(out.parent / "some.npz", **{name: array[:1500] for name, array in arrays.items()})
     words = ["--granularity", "sample", "--batch-size", 8, "--risk", 0.03, "--bypass", "identity"]
+    words += ["--output-format", "json"]
     ran = invoke("compile", files["demo.onnx"], "-o", out, "--data", out.parent / "some.npz", *words, "-q")
     gained_or_said_why(ran)
     if ran.code == 1:
