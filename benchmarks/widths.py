@@ -22,6 +22,7 @@ from skipc.compiler.gradient import measure_gradients
 from skipc.compiler.hidden import HiddenMoments, observe_hidden
 from skipc.compiler.impact import ablate, instrument, ungated
 from skipc.compiler.ladder import GUARD
+from skipc.compiler.learn import learnt
 from skipc.compiler.loss import Loss, resolve_loss
 from skipc.compiler.moments import Matrix, Observed, observe
 from skipc.compiler.narrow_fit import HEAD_SHARES, SHARES, fit_narrow, without_linear
@@ -104,9 +105,15 @@ def run(bench: Workbench) -> Json:
     by_error = {"domains": _losses(ground, _kept(ground, felt=False), every, fresh)}
     behind = refitted(ground.surveyed.model, kept, ground.fit.items, 0)
     in_sequence = {"domains": _losses(ground, behind, every, fresh)}
+    bench.say("learning")
+    moved = learnt(ground.surveyed.model, kept, ground.fit.items, ground.fit.output, 0)
+    if isinstance(moved, str):
+        raise RuntimeError(moved)
+    end_to_end = {"domains": _losses(ground, moved, every, fresh)}
     own = {
         "none, always bypassed, units by the block's own error": by_error,
         "none, always bypassed, fitted in sequence": in_sequence,
+        "none, always bypassed, learnt": end_to_end,
     }
     return {"widths": widths, "gates": {"none, always bypassed": static, **own, **gates}}
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipc.compiler.alike import alike
+from skipc.compiler.anew import fitted_anew
 from skipc.compiler.data import Batch
 from skipc.compiler.fit import fit_bypass
 from skipc.compiler.gradient import LARGE_BYTES, Gradients
@@ -20,12 +21,11 @@ from skipc.compiler.moments import Observed, observe
 from skipc.compiler.narrow_fit import narrow_ladder
 from skipc.compiler.options import Option, in_graph_order, lesser_half, without_overlap
 from skipc.compiler.progress import SILENT, Progress
-from skipc.compiler.refit import refitted
 from skipc.compiler.running import Instrumented, Judged, in_parallel, opened, run_gated
 from skipc.compiler.settings import Settings
 from skipc.compiler.splits import Splits
 from skipc.compiler.survey import Surveyed
-from skipc.compiler.together import Together, chosen_in_sequence, chosen_together
+from skipc.compiler.together import Together, chosen_anew, chosen_together
 from skipc.compiler.widths import smoothed
 from skipc.passes.eight_bits import KIND as EIGHT_BITS
 from skipc.passes.eight_bits import has_products
@@ -36,6 +36,9 @@ from skipc.runtime.plan import Block, Bypass
 from skipc.runtime.session import Session
 
 ABLATION_UNITS = 150
+
+OPTIONS_SHARE = 0.75
+"""Of the time that this stage takes, for its progress bar; the rest is for fitting the chosen ones anew."""
 
 HELD_OUT = 0.25
 """Share of *fit*, its beginning, that no bypass is fitted to, and that whole choices are judged on: to data that it was
@@ -160,7 +163,7 @@ def measure_candidates(
     position = {node.name: i for i, node in enumerate(surveyed.model.graph.node)}
     options: list[Option] = []
     original_ms: list[float] = []
-    for blocks, own in progress.each(_rungs(surveyed, studied, gradients.metrics, settings)):
+    for blocks, own in progress.part(0.0, OPTIONS_SHARE).each(_rungs(surveyed, studied, gradients.metrics, settings)):
         found, costs = _measure(surveyed, original, blocks, few, loss, settings, own)
         options += found
         original_ms.append(costs.original)
@@ -176,14 +179,13 @@ def measure_candidates(
     def choose(limit: float) -> Together:
         return chosen_together(offered, limit, most, joint)
 
-    def refit(chosen: Sequence[Option]) -> list[Option]:
+    def anew(chosen: Sequence[Option]) -> Sequence[Option]:
         ordered = in_graph_order(chosen, position)
-        parts = (surveyed.model, [ungated(option.region, option.bypass) for option in ordered], items, settings.seed)
-        fresh = settings.cache.recall("refit", parts, lambda: refitted(*parts))
-        return [replace(option, bypass=block.bypass) for option, block in zip(ordered, fresh, strict=True)]
+        left = progress.part(OPTIONS_SHARE, 1.0)
+        return fitted_anew(surveyed.model, ordered, items, judged.output, joint, settings.seed, settings.cache, left)
 
     small = surveyed.model.ByteSize() <= LARGE_BYTES
-    together = chosen_in_sequence(choose, refit, joint, settings.risk) if small else choose(settings.risk)
+    together = chosen_anew(choose, anew, joint, settings.risk) if small else choose(settings.risk)
     best = together.options
     impacts = tuple(_impact(option, studied.activations[option.region.name], gradients, middle) for option in best)
     if settings.impact == "activation":

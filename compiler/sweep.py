@@ -72,8 +72,7 @@ def swept(
         import onnx_ad
 
         feeds = _feeds(masked, count, watched, items)
-        fixed = run_passes(masked, [ShiftMerges(tuple(watched)), SplitPads(), FixInputs(_common_shapes(feeds))])
-        fixed = run_passes(fixed, [DeclareTypes(_types(fixed, feeds))])
+        fixed = differentiable(run_passes(masked, [ShiftMerges(tuple(watched))]), feeds)
         shifts = list(dict.fromkeys(names.shift(region.merge) for region in watched))
         graph = onnx_ad.reverse(fixed, inputs=[names.REGION_MASK, *shifts], outputs=[output], layout="onnx")
         session = open_session(graph.SerializeToString())
@@ -92,6 +91,12 @@ def swept(
         return " ".join(str(error).split()).rstrip(".") or type(error).__name__
     metrics = {region.name: np.mean([own[region.name] for _, own in results], axis=0) for region in watched}
     return Swept([products for products, _ in results], metrics)
+
+
+def differentiable(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
+    """The model as onnx-ad wants it, for inputs like these: with the shapes that all of them share."""
+    fixed = run_passes(model, [SplitPads(), FixInputs(_common_shapes(feeds))])
+    return run_passes(fixed, [DeclareTypes(_types(fixed, feeds))])
 
 
 def _metric(adjoint: Array, region: Region) -> Matrix:

@@ -20,14 +20,17 @@ LESS = 0.95
 """Share of a sum of losses that was too much which the next try aims at, at most, so that it is another choice."""
 
 
-GAINED = 0.92
-"""What refitting in sequence leaves of the joint loss at most, as a rule: see `benchmarks/results/widths.json`."""
+GAINED = 0.85
+"""What learning leaves of the joint loss at most, as a rule: see `benchmarks/results/widths.json`."""
+
+SAFE = 0.99
+"""Share of what would be just enough that a second try aims at."""
 
 REFITS = 2
-"""At most; each takes half a minute for a model of a dozen blocks."""
+"""At most; each takes a minute for a model of a dozen blocks."""
 
 LEAST = 2
-"""Blocks, without which there is nothing before any."""
+"""Blocks, without which none has another to know."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +56,20 @@ class Together:
         return replace(self, options=tuple(fresh.get(option.region.name, option) for option in self.options))
 
 
-def chosen_in_sequence(
+def chosen_anew(
     choose: Callable[[float], Together],
-    refit: Callable[[Sequence[Option]], Sequence[Option]],
+    fit: Callable[[Sequence[Option]], Sequence[Option]],
     measured: Callable[[Sequence[Option]], float],
     limit: float,
 ) -> Together:
-    """A choice whose bypasses know those before them, as bold as what that gains allows.
+    """A choice whose bypasses know one another, as bold as what that gains allows.
 
-    The choice is made for a limit that is as much higher as refitting is expected to gain, and where it gains less, for
-    a lower one; where it gains nothing, bypasses stay as they were fitted one by one.
+    The choice is made for a limit that is as much higher as fitting them anew is expected to gain, and where it gains
+    less, for a lower one; where it gains nothing, bypasses stay as they were fitted one by one.
 
     Args:
         choose: options that lose no more than a limit together, as they were fitted one by one.
-        refit: fits the options of a choice one behind the other.
+        fit: fits the options of a choice anew.
         measured: the mean loss of always bypassing the regions of all these options.
         limit: of the mean loss.
     """
@@ -75,11 +78,11 @@ def chosen_in_sequence(
         chosen = choose(aim)
         if len(chosen.steady) < LEAST:
             break
-        fitted = chosen.with_fits(refit(chosen.always))
+        fitted = chosen.with_fits(fit(chosen.always))
         loss = measured(fitted.always)
         if loss <= ROOM * limit:
             return fitted
-        aim *= ROOM * limit / loss
+        aim *= SAFE * ROOM * limit / loss
         if aim <= limit:
             break
     return choose(limit)

@@ -24,6 +24,7 @@ import numpy as np
 
 from skipc.passes.builder import Builder, as_type
 from skipc.passes.products import Form
+from skipc.runtime import names
 from skipc.runtime.plan import Array, Bypass, Region
 
 KINDS = ("identity", "affine", "low-rank", "linear", "narrow", "int8")
@@ -44,9 +45,13 @@ class Formats:
 
 
 def write_bypass(
-    builder: Builder, region: Region, bypass: Bypass, hidden: str = "", formats: Formats = Formats()
+    builder: Builder,
+    region: Region,
+    bypass: Bypass,
+    hidden: str = "",
+    formats: Formats = Formats(),
 ) -> str:
-    """Add the nodes of a bypass, up to the merge, and return the name of their result.
+    """Add the nodes of a bypass, up to the merge, and return the name of their result: `names.merged` or the entry.
 
     Args:
         builder: collects the nodes.
@@ -55,18 +60,19 @@ def write_bypass(
         hidden: name of the kept hidden activations of a narrow bypass.
         formats: of the region's own products.
     """
-    arrays = bypass.arrays
+    arrays, merged = bypass.arrays, names.merged(region.name)
     if bypass.kind == "identity":
         return region.entry
     if bypass.kind == "affine":
         scaled = builder.op("Mul", [region.entry, _per_channel(builder, region, arrays["scale"])])
-        return builder.op("Add", [scaled, _per_channel(builder, region, arrays["shift"])])
+        return builder.op("Add", [scaled, _per_channel(builder, region, arrays["shift"])], output=merged)
     if bypass.kind == "linear":
-        return _direct(builder, region, arrays["weight"], arrays["shift"], formats.entry)
+        return _direct(builder, region, arrays["weight"], arrays["shift"], formats.entry, merged)
     if bypass.kind == "narrow":
         return _narrow(builder, region, arrays, hidden, formats)
     narrow = _product(builder, region, region.entry, arrays["down"], None)
-    return builder.op("Add", [region.entry, _product(builder, region, narrow, arrays["up"], arrays["shift"])])
+    change = _product(builder, region, narrow, arrays["up"], arrays["shift"])
+    return builder.op("Add", [region.entry, change], output=merged)
 
 
 def _narrow(builder: Builder, region: Region, arrays: Mapping[str, Array], hidden: str, formats: Formats) -> str:
@@ -80,11 +86,11 @@ def _narrow(builder: Builder, region: Region, arrays: Mapping[str, Array], hidde
     direct = region.entry if alone else _direct(builder, region, weight, shift, formats.entry)
     if not _is_last(region):
         product = _product(builder, region, hidden, arrays["down"], shift if alone else None, units)
-        return builder.op("Add", [direct, product])
+        return builder.op("Add", [direct, product], output=names.merged(region.name))
     product = _last(builder, region, hidden, -arrays["down"], formats.hidden)
     if alone:
         product = builder.op("Add", [product, builder.constant(*_typed(-shift, region))])
-    return builder.op("Sub", [direct, product])
+    return builder.op("Sub", [direct, product], output=names.merged(region.name))
 
 
 def _last(builder: Builder, region: Region, hidden: str, down: Array, form: Form | None) -> str:
@@ -93,13 +99,13 @@ def _last(builder: Builder, region: Region, hidden: str, down: Array, form: Form
     return _product(builder, region, hidden, down, None)
 
 
-def _direct(builder: Builder, region: Region, weight: Array, shift: Array, form: Form | None) -> str:
+def _direct(builder: Builder, region: Region, weight: Array, shift: Array, form: Form | None, output: str = "") -> str:
     """The entry value · weight + shift."""
     if form is None:
-        return _product(builder, region, region.entry, weight, shift)
+        return _product(builder, region, region.entry, weight, shift, output=output)
     product = form.write(builder, region.entry, np.eye(len(weight), dtype=weight.dtype) - weight)
     change = builder.op("Add", [product, builder.constant(*_typed(-shift, region))])
-    return builder.op("Sub", [region.entry, change])
+    return builder.op("Sub", [region.entry, change], output=output)
 
 
 def _is_last(region: Region) -> bool:
@@ -111,22 +117,34 @@ def _per_channel(builder: Builder, region: Region, values: Array) -> str:
     return builder.constant(*_typed(values.reshape(values.shape + (1,) * behind), region))
 
 
-def _product(builder: Builder, region: Region, value: str, weight: Array, shift: Array | None, inputs: int = 0) -> str:
+def _product(
+    builder: Builder,
+    region: Region,
+    value: str,
+    weight: Array,
+    shift: Array | None,
+    inputs: int = 0,
+    output: str = "",
+) -> str:
     """Value · weight + shift; in channels-first regions weight may hold several taps for each of its inputs."""
     if not _is_last(region):
-        return _convolution(builder, region, value, weight, shift, inputs or len(weight))
+        return _convolution(builder, region, value, weight, shift, inputs or len(weight), output)
     product = builder.op("MatMul", [value, builder.constant(*_typed(weight, region))])
-    return product if shift is None else builder.op("Add", [product, builder.constant(*_typed(shift, region))])
+    if shift is None:
+        return product
+    return builder.op("Add", [product, builder.constant(*_typed(shift, region))], output=output)
 
 
-def _convolution(builder: Builder, region: Region, value: str, weight: Array, shift: Array | None, inputs: int) -> str:
+def _convolution(
+    builder: Builder, region: Region, value: str, weight: Array, shift: Array | None, inputs: int, output: str
+) -> str:
     """A convolution with a square kernel, as large as the taps say, that keeps the extent."""
     axes = len(region.dims) - 2
     extent = round((len(weight) // inputs) ** (1 / axes))
     kernel = builder.constant(*_typed(weight.T.reshape(weight.shape[1], inputs, *(extent,) * axes), region))
     bias = [] if shift is None else [builder.constant(*_typed(shift, region))]
     pads = [extent // 2] * 2 * axes
-    return builder.op("Conv", [value, kernel, *bias], kernel_shape=[extent] * axes, pads=pads)
+    return builder.op("Conv", [value, kernel, *bias], output=output, kernel_shape=[extent] * axes, pads=pads)
 
 
 def _typed(values: Array, region: Region) -> tuple[Array, np.dtype]:

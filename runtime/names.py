@@ -19,6 +19,12 @@ WINDOW = "skipc.window"
 REGION_MASK = "skipc.region_mask"
 """Input of the masked model only, float32 [regions]: a factor for what each region adds to its entry value."""
 
+ERROR = "skipc.error"
+"""Output of the learning model only, float32 [1]: by how much values are off, weighed and summed up."""
+
+ERROR_WEIGHTS = "skipc.error_weights"
+"""Input of the learning model only, float32 [values]: what the squared error of each value is multiplied by."""
+
 DECISIONS = "skipc.decisions"
 """Optional output, float32 [batch, gates]: the share of a sample's rows for which the block was bypassed."""
 
@@ -35,6 +41,16 @@ ORIGINAL_KEY = "skipc.original"
 def shift(value: str) -> str:
     """Name of an input of the masked model only: what is added to a value, float32 of the value's shape."""
     return f"skipc/shift/{value}"
+
+
+def weight(value: str) -> str:
+    """Name of an input of the learning model only: what is added to the weights behind a value, float32."""
+    return f"skipc/weight/{value}"
+
+
+def wanted(value: str) -> str:
+    """Name of an input of the learning model only: what a value should be, float32 of the value's shape."""
+    return f"skipc/wanted/{value}"
 
 
 def block(region: str) -> str:
@@ -93,6 +109,11 @@ def shape(extents: Sequence[int]) -> str:
 def bypass(region: str) -> str:
     """Name of the branch that stands in for a region, and of its result."""
     return f"skipc/{region}/bypass"
+
+
+def merged(region: str) -> str:
+    """Name of what a bypass writes in place of the region's own value at the merge."""
+    return f"skipc/{region}/bypass/merge"
 
 
 def first_look(region: str) -> str:

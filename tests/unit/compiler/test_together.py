@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from skipc.compiler.options import Option
-from skipc.compiler.together import GAINED, ROOM, Together, chosen_in_sequence, chosen_together
+from skipc.compiler.together import GAINED, ROOM, Together, chosen_anew, chosen_together
 from skipc.runtime.plan import Bypass, Region
 
 LIMIT = 0.1
@@ -117,7 +117,7 @@ def in_sequence(refits: Refits, limit: float = LIMIT) -> Together:
     def choose(aim: float) -> Together:
         return chosen_together(options, aim, 1e9, refits.measured)
 
-    return chosen_in_sequence(choose, refits.refit, refits.measured, limit)
+    return chosen_anew(choose, refits.refit, refits.measured, limit)
 
 
 def lost(found: Together) -> float:
@@ -153,7 +153,7 @@ def test_where_it_harms_fits_stay_as_they_were() -> None:
 
 def test_one_block_alone_has_nothing_before_it() -> None:
     refits = Refits(0.5)
-    found = chosen_in_sequence(
+    found = chosen_anew(
         lambda limit: chosen_together([option("a", 0.02, 1.0)], limit, 1e9, refits.measured),
         refits.refit,
         refits.measured,

@@ -1,0 +1,112 @@
+"""Let what bypasses write be corrected by inputs of the graph, and measure how far values are off: for learning.
+
+A bypass writes f · weight + shift, with f what is left of a hidden layer, or the entry value. A correction adds
+f · Δ to that, and a shift for every row: the derivative by the shift of rows is what Δ's is made of (g by row gives
+fᵀ g), so that no graph has to sum weight gradients up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto, helper
+
+from skipc.passes.base import copied, opset_of
+from skipc.passes.builder import Builder
+from skipc.passes.flow import Flow
+from skipc.passes.normalize import sort_nodes
+from skipc.runtime import names
+from skipc.runtime.plan import Region
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Where a bypass can be corrected.
+
+    Attributes:
+        region: float32, with its features last.
+        features: name of the values that Δ is applied to, in the model with the bypass in place.
+        count: how many features there are.
+    """
+
+    region: Region
+    features: str
+    count: int
+
+    @property
+    def merged(self) -> str:
+        """Name of the value that is corrected."""
+        return names.merged(self.region.name)
+
+
+@dataclass(frozen=True)
+class AddCorrections:
+    """Add inputs for each correction: `names.weight`, float32 [features, C], and `names.shift`, of the rows' shape.
+
+    Requires a model with these bypasses in place (`ReplaceRegions`).
+    """
+
+    corrections: tuple[Correction, ...]
+
+    def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the copy with the inputs."""
+        model = copied(model)
+        flow = Flow.of(model.graph)
+        nodes = list(model.graph.node)
+        placed: list[tuple[float, onnx.NodeProto]] = []
+        for correction in self.corrections:
+            merged, region = correction.merged, correction.region
+            weight, shift = names.weight(merged), names.shift(merged)
+            dims = [dim if isinstance(dim, int) else None for dim in region.dims]
+            for name, extents in ((weight, [correction.count, region.channels]), (shift, dims)):
+                model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, extents))
+            place = flow.producer[merged]
+            before = f"{shift}/before"
+            nodes[place].output[:] = [before if name == merged else name for name in nodes[place].output]
+            builder = Builder(shift, opset_of(model))
+            product = builder.op("MatMul", [correction.features, weight])
+            added = builder.op("Add", [before, builder.op("Add", [product, shift])])
+            # By its own name: a node is already named like the merge.
+            named = helper.make_node("Identity", [added], [merged], name=f"{shift}/corrected")
+            placed += [(place + 0.5, node) for node in (*builder.fragment().nodes, named)]
+        sort_nodes(model.graph, [*enumerate(nodes), *placed])
+        return model
+
+
+@dataclass(frozen=True)
+class AddError:
+    """Add the output `names.ERROR`, float32 [1]: the sum over values v of weight · ‖v - w‖².
+
+    Each w is an input `names.wanted`, of the value's shape; the weights are the input `names.ERROR_WEIGHTS`, float32
+    [values].
+
+    Attributes:
+        values: names of float32 values, with their ranks.
+    """
+
+    values: tuple[tuple[str, int], ...]
+
+    def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the copy with the output in place of its others."""
+        model = copied(model)
+        builder = Builder(names.ERROR, opset_of(model))
+        found: list[str] = []
+        for value, rank in self.values:
+            wanted = names.wanted(value)
+            model.graph.input.append(helper.make_tensor_value_info(wanted, TensorProto.FLOAT, [None] * rank))
+            off = builder.op("Sub", [value, wanted])
+            squares = builder.op("Mul", [off, off])
+            total = builder.reduce("ReduceSum", squares, range(rank), keepdims=1)
+            found.append(builder.op("Reshape", [total, builder.constant([1], "int64")]))
+        joined = builder.op("Concat", found, axis=0)
+        weights = helper.make_tensor_value_info(names.ERROR_WEIGHTS, TensorProto.FLOAT, [len(self.values)])
+        model.graph.input.append(weights)
+        weighed = builder.op("Mul", [joined, names.ERROR_WEIGHTS])
+        builder.reduce("ReduceSum", weighed, [0], keepdims=1, output=names.ERROR)
+        fragment = builder.fragment()
+        model.graph.node.extend(fragment.nodes)
+        model.graph.initializer.extend(fragment.initializers)
+        del model.graph.output[:]
+        model.graph.output.append(helper.make_tensor_value_info(names.ERROR, TensorProto.FLOAT, [1]))
+        return model
