@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import onnx
 
-from skipc.compiler.cache import Cache
 from skipc.compiler.data import Batch
 from skipc.compiler.impact import ungated
 from skipc.compiler.learn import learnt
 from skipc.compiler.options import Option
 from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.refit import refitted
+from skipc.compiler.settings import Settings
+from skipc.runtime.plan import Block
 
 
 def fitted_anew(
@@ -22,8 +23,8 @@ def fitted_anew(
     items: Sequence[Batch],
     output: str,
     measured: Callable[[Sequence[Option]], float],
-    seed: int,
-    cache: Cache,
+    apart: bool,
+    settings: Settings,
     progress: Progress = SILENT,
 ) -> Sequence[Option]:
     """The same options with the bypasses of the first way that leaves a smaller joint loss; as they are, if none does.
@@ -33,19 +34,21 @@ def fitted_anew(
         chosen: options in graph order, without overlaps.
         items: batches without padding, of one sample each: what bypasses are fitted to.
         output: name of the judged output.
-        measured: the mean loss of always bypassing the regions of all these options, on other samples.
-        seed: of all that is drawn.
-        cache: of what took long.
+        measured: the mean loss of always bypassing the regions of all these options.
+        apart: whether that is measured on other samples; else nothing is learnt, since what is learnt fits its own
+            samples so well that they no longer tell what it is worth.
+        settings: of the compilation.
         progress: of this.
     """
+    seed = settings.seed
     blocks = [ungated(option.region, option.bypass) for option in chosen]
     before = measured(chosen)
-    ways = {
-        "learn": lambda: learnt(model, blocks, items, output, seed, progress),
-        "refit": lambda: refitted(model, blocks, items, seed, progress),
-    }
-    for name, way in ways.items():
-        found = cache.recall(name, (model, blocks, items, output, seed), way)
+    ways: list[tuple[str, Callable[[], Sequence[Block] | str]]] = [
+        ("learn", lambda: learnt(model, blocks, items, output, seed, progress)),
+        ("refit", lambda: refitted(model, blocks, items, seed, progress)),
+    ]
+    for name, way in ways if apart else ways[1:]:
+        found = settings.cache.recall(name, (model, blocks, items, output, seed), way)
         if isinstance(found, str):
             continue
         fresh = [replace(option, bypass=block.bypass) for option, block in zip(chosen, found, strict=True)]

@@ -156,7 +156,8 @@ def measure_candidates(
         settings: of the compilation.
         progress: of this stage.
     """
-    judged, items = splits.fit, splits.single_fit[_held_out(len(splits.single_fit)) :]
+    held_out = _held_out(len(splits.single_fit))
+    judged, items = splits.fit, splits.single_fit[held_out:]
     few = judged.first(loss.enough(ABLATION_UNITS))
     held_out_units = _held_out(judged.samples) * judged.units // judged.samples
     unseen = judged.first(loss.enough(held_out_units or ABLATION_UNITS))
@@ -182,7 +183,7 @@ def measure_candidates(
     def anew(chosen: Sequence[Option]) -> Sequence[Option]:
         ordered = in_graph_order(chosen, position)
         left = progress.part(OPTIONS_SHARE, 1.0)
-        return fitted_anew(surveyed.model, ordered, items, judged.output, joint, settings.seed, settings.cache, left)
+        return fitted_anew(surveyed.model, ordered, items, judged.output, joint, held_out > 0, settings, left)
 
     small = surveyed.model.ByteSize() <= LARGE_BYTES
     together = chosen_anew(choose, anew, joint, settings.risk) if small else choose(settings.risk)

@@ -11,8 +11,8 @@ import pytest
 
 from skipc.compiler import anew
 from skipc.compiler.anew import fitted_anew
-from skipc.compiler.cache import Cache
 from skipc.compiler.options import Option
+from skipc.compiler.settings import Settings
 from skipc.runtime.plan import Block, Bypass, Region
 
 LOSSES = {"plain": 0.10, "learnt": 0.08, "refitted": 0.09, "worse": 0.11}
@@ -29,17 +29,18 @@ def name_of(options: Sequence[Option]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("learnt", "refitted", "expected"),
+    ("learnt", "refitted", "apart", "expected"),
     [
-        ("learnt", "refitted", "learnt"),
-        (None, "refitted", "refitted"),
-        ("worse", "refitted", "refitted"),
-        ("worse", "worse", "plain"),
-        (None, "worse", "plain"),
+        ("learnt", "refitted", True, "learnt"),
+        ("learnt", "refitted", False, "refitted"),
+        (None, "refitted", True, "refitted"),
+        ("worse", "refitted", True, "refitted"),
+        ("worse", "worse", True, "plain"),
+        (None, "worse", True, "plain"),
     ],
 )
 def test_the_first_way_that_gains_is_taken(
-    monkeypatch: pytest.MonkeyPatch, learnt: str | None, refitted: str, expected: str
+    monkeypatch: pytest.MonkeyPatch, learnt: str | None, refitted: str, apart: bool, expected: str
 ) -> None:
     def way(name: str | None) -> object:
         def fit(_: onnx.ModelProto, blocks: Sequence[Block], *__: object) -> object:
@@ -52,7 +53,7 @@ def test_the_first_way_that_gains_is_taken(
     regions = [Region(name, "feed-forward", "x", "y", "y", (name,), (), 1, ("n", 4), 1) for name in "ab"]
     chosen = [Option(region, bypass("plain"), 0.05, 1.0) for region in regions]
     measured = lambda options: LOSSES[name_of(options)]  # noqa: E731
-    found = fitted_anew(onnx.ModelProto(), chosen, (), "y", measured, 0, Cache())
+    found = fitted_anew(onnx.ModelProto(), chosen, (), "y", measured, apart, Settings())
     assert name_of(found) == expected
     assert [option.region for option in found] == regions
     assert [(option.loss, option.saved_ms) for option in found] == [(0.05, 1.0)] * 2
