@@ -32,7 +32,7 @@ from skipc.runtime.session import open_session
 
 EPOCHS = 4
 
-RATE = 0.01
+RATE = 0.0075
 """Length of the first steps, relative to the root mean square of a bypass's weights; falls to zero along a line."""
 
 STEP_SAMPLES = 16

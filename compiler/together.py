@@ -40,10 +40,12 @@ class Together:
     Attributes:
         options: those of overlapping regions as well, in order of first appearance.
         steady: names of the regions that together keep to the limit when they are always bypassed.
+        loss: of always bypassing those, as the options were measured when they were chosen.
     """
 
     options: tuple[Option, ...]
     steady: frozenset[str] = frozenset()
+    loss: float = 0.0
 
     @property
     def always(self) -> tuple[Option, ...]:
@@ -82,7 +84,7 @@ def chosen_anew(
         loss = measured(fitted.always)
         if loss <= ROOM * limit:
             return fitted
-        aim *= SAFE * ROOM * limit / loss
+        aim = SAFE * limit * chosen.loss / loss
         if aim <= limit:
             break
     return choose(limit)
@@ -116,7 +118,7 @@ def chosen_together(
         aim *= min(max(ROOM * limit / max(loss, 1e-12), NARROWEST), WIDEST)
         if loss <= ROOM * limit:
             names = frozenset(option.region.name for option in steady)
-            within.append((sum(option.saved_ms for option in steady), Together(chosen, names)))
+            within.append((sum(option.saved_ms for option in steady), Together(chosen, names, loss)))
         elif summed > 0:
             aim = min(aim, LESS * summed)
     if within:

@@ -143,6 +143,18 @@ def test_where_it_gains_less_the_choice_is_gentler() -> None:
     assert refits.measured(found.options) <= ROOM * LIMIT
 
 
+def test_a_second_try_is_another_choice() -> None:
+    """Even where the first one lay far below what it aimed at."""
+    coarse = [option(name, loss, saved) for name in REGIONS for loss, saved in ((0.024, 1.0), (0.0275, 1.1))]
+    refits = Refits(0.9)
+    found = chosen_anew(
+        lambda aim: chosen_together(coarse, aim, 1e9, refits.measured), refits.refit, refits.measured, LIMIT
+    )
+    assert len(refits.done) == 2
+    assert lost(found) < sum(item.loss for item in refits.done[0])
+    assert all(item.growth for item in found.options)
+
+
 def test_where_it_harms_fits_stay_as_they_were() -> None:
     refits = Refits(1.1)
     found = in_sequence(refits)
