@@ -112,7 +112,7 @@ def _corrections(model: onnx.ModelProto, blocks: Sequence[Block]) -> dict[str, C
         hidden = hidden_of(flow, constants, region) if kind == "narrow" else None
         if hidden is not None and hidden.form is not None:
             continue
-        features = f"{names.bypass(region.name)}/{hidden.value}" if hidden else region.entry
+        features = f"{names.kept(region.name)}/{hidden.value}" if hidden else region.entry
         correction = Correction(region, features, len(block.bypass.arrays[LEARNT[kind]]))
         if correction.merged in written:
             found[region.name] = correction

@@ -170,7 +170,7 @@ class Cut:
         units = block.bypass.arrays["units"]
         entry = self._entry(block.region)
         referable = frozenset[str]() if alone else self._referable(block.region, hidden)
-        return narrowed(self.flow, self.constants, hidden, units, names.bypass(block.region.name), entry, referable)
+        return narrowed(self.flow, self.constants, hidden, units, names.kept(block.region.name), entry, referable)
 
     def _referable(self, region: Region, hidden: Hidden) -> frozenset[str]:
         """Weights of a hidden layer that stay in the graph around the branches."""

@@ -111,6 +111,11 @@ def bypass(region: str) -> str:
     return f"skipc/{region}/bypass"
 
 
+def kept(region: str) -> str:
+    """Prefix of the names of what is left of the region's hidden layer in a narrow bypass; its own names follow."""
+    return f"skipc/{region}/bypass/kept"
+
+
 def merged(region: str) -> str:
     """Name of what a bypass writes in place of the region's own value at the merge."""
     return f"skipc/{region}/bypass/merge"

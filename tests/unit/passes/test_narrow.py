@@ -15,7 +15,7 @@ from skipc.passes.inject import ReplaceRegions
 from skipc.passes.narrow import Hidden, constants_of, find_hidden
 from skipc.runtime.plan import Bypass, Region
 from tests.gated import Array, Surveyed, block, instrumented, run, surveyed, window
-from tests.graphs import Network, conv_net, gated_mlps, mbconv, transformer
+from tests.graphs import Net, Network, conv_net, gated_mlps, mbconv, transformer
 
 ROUNDING = 1e-4
 """Relative, of float32 sums in another order over at most a few hundred terms, through two blocks."""
@@ -136,9 +136,24 @@ def test_gates_shut_is_the_original_bit_for_bit() -> None:
     assert run(found.model, feeds)["logits"].tobytes() == shut["logits"].tobytes()
 
 
+@pytest.mark.parametrize("stem", ["merge", "MatMul_2", "Sub_4", "Add_4", "const_1"])
+def test_hidden_values_may_have_names_that_skipc_gives(stem: str) -> None:
+    net = Net()
+    value = net.linear("x", 8, 8)
+    hidden = net.node("Relu", net.linear(value, 8, 24), output=stem, name=stem)
+    net.node("Tanh", net.node("Add", value, net.linear(hidden, 24, 8)), output="y")
+    network = net.network([net.tensor("x", "batch", 8)], [net.tensor("y", "batch", 8)])
+    found = surveyed(network)
+    region, layer = first_narrowable(found)
+    narrow = replace(block(region), bypass=handmade(found, region, layer, np.arange(0, 24, 2)))
+    expected = run(without_units(found.model, layer, np.arange(0, 24, 2)), network.feeds())["y"]
+    static = run_passes(found.model, [ReplaceRegions((narrow,))])
+    np.testing.assert_allclose(run(static, network.feeds())["y"], expected, rtol=1e-4, atol=1e-5)
+
+
 def weights_of(model: onnx.ModelProto, region: Region) -> tuple[set[str], set[str]]:
     """What is taken from the original's weights, and copies that stand in the graph around the branches."""
-    prefix = f"skipc/{region.name}/bypass/"
+    prefix = f"skipc/{region.name}/bypass/kept/"
     taken = {node.output[0] for node in model.graph.node if node.op_type == "Gather" and node.name.startswith(prefix)}
     copied = {item.name for item in model.graph.initializer if item.name.startswith(prefix) and len(item.dims) > 1}
     return taken, copied
@@ -150,13 +165,13 @@ def test_kept_weights_are_taken_from_the_original_s() -> None:
     region, hidden = first_narrowable(found)
     narrow = replace(block(region), bypass=handmade(found, region, hidden, np.arange(0, 24, 3)))
     taken, copied = weights_of(instrumented(found.model, [narrow]), region)
-    assert taken == {f"skipc/{region.name}/bypass/{name}" for name in hidden.slices}
+    assert taken == {f"skipc/{region.name}/bypass/kept/{name}" for name in hidden.slices}
     assert not taken & copied
     # Where the region itself goes, its weights are not there any more.
     static = run_passes(found.model, [ReplaceRegions((narrow,))])
     taken, copied = weights_of(static, region)
     assert not taken
-    assert copied >= {f"skipc/{region.name}/bypass/{name}" for name in hidden.slices}
+    assert copied >= {f"skipc/{region.name}/bypass/kept/{name}" for name in hidden.slices}
     assert not {item.name for item in static.graph.initializer} & hidden.slices.keys()
 
 
