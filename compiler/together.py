@@ -22,10 +22,6 @@ LESS = 0.95
 GAINED = 0.85
 """What learning leaves of the joint loss at most, as a rule: see `benchmarks/results/widths.json`."""
 
-NEAR = 1.02
-"""Multiple of the limit that is near enough after fitting anew: it is measured to no more than a few per cent, and the
-path through the gates makes up for so little."""
-
 SAFE = 0.99
 """Share of what would be just enough that a second try aims at."""
 
@@ -85,7 +81,7 @@ def chosen_anew(
             break
         fitted = chosen.with_fits(fit(chosen.always))
         loss = measured(fitted.always)
-        if loss <= NEAR * limit:
+        if loss <= ROOM * limit:
             return fitted
         aim = SAFE * limit * chosen.loss / loss
         if aim <= limit:
