@@ -24,7 +24,6 @@ from skipc.passes.corrections import Correction
 from skipc.passes.expose import up_to
 from skipc.passes.flow import Flow
 from skipc.passes.heads import hidden_of
-from skipc.passes.inject import ReplaceRegions
 from skipc.passes.narrow import constants_of
 from skipc.runtime import names
 from skipc.runtime.plan import Block, Bypass
@@ -103,7 +102,6 @@ def _descended(
 def _corrections(model: onnx.ModelProto, blocks: Sequence[Block]) -> dict[str, Correction]:
     """Where bypasses can be corrected, by region name."""
     flow, constants = Flow.of(model.graph), constants_of(model.graph)
-    written = {name for node in ReplaceRegions(tuple(blocks)).apply(model).graph.node for name in node.output}
     found = {}
     for block in blocks:
         region, kind = block.region, block.bypass.kind
@@ -113,9 +111,7 @@ def _corrections(model: onnx.ModelProto, blocks: Sequence[Block]) -> dict[str, C
         if hidden is not None and hidden.form is not None:
             continue
         features = f"{names.kept(region.name)}/{hidden.value}" if hidden else region.entry
-        correction = Correction(region, features, len(block.bypass.arrays[LEARNT[kind]]))
-        if correction.merged in written:
-            found[region.name] = correction
+        found[region.name] = Correction(region, features, len(block.bypass.arrays[LEARNT[kind]]))
     return found
 
 
