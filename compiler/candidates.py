@@ -170,10 +170,7 @@ def measure_candidates(
         original_ms.append(costs.original)
     middle = float(np.median(original_ms)) if original_ms else 0.0
 
-    def joint(chosen: Sequence[Option]) -> float:
-        blocks = [ungated(option.region, option.bypass) for option in in_graph_order(chosen, position)]
-        model = instrument(surveyed.model, blocks, surveyed.executor)
-        return run_gated(model, opened(len(blocks), range(len(blocks))), unseen, loss).mean
+    joint = _Joint(surveyed, unseen, loss, position)
 
     offered, most = smoothed(options), most_bytes(surveyed.model, settings.max_growth)
 
@@ -195,6 +192,31 @@ def measure_candidates(
         best = lesser_half(best, gradients.impact)
     chosen = in_graph_order(without_overlap(best, settings.risk), position)
     return Candidates(chosen, together.steady, impacts, gradients, middle)
+
+
+class _Joint:
+    """The mean loss of always bypassing the regions of some options, measured once for the same bypasses."""
+
+    def __init__(self, surveyed: Surveyed, judged: Judged, loss: Loss, position: Mapping[str, int]) -> None:
+        self._surveyed = surveyed
+        self._judged = judged
+        self._loss = loss
+        self._position = position
+        self._known: list[tuple[list[Block], float]] = []
+
+    def __call__(self, chosen: Sequence[Option]) -> float:
+        """Measure, or remember."""
+        blocks = [ungated(option.region, option.bypass) for option in in_graph_order(chosen, self._position)]
+        for others, mean in self._known:
+            if len(others) == len(blocks) and all(
+                block.region is other.region and block.bypass is other.bypass
+                for block, other in zip(blocks, others, strict=True)
+            ):
+                return mean
+        model = instrument(self._surveyed.model, blocks, self._surveyed.executor)
+        mean = run_gated(model, opened(len(blocks), range(len(blocks))), self._judged, self._loss).mean
+        self._known.append((blocks, mean))
+        return mean
 
 
 def _rungs(
