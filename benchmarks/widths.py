@@ -18,6 +18,7 @@ from skipc.compiler.bench import compare
 from skipc.compiler.data import batches, input_specs, load_dataset
 from skipc.compiler.executors import Local
 from skipc.compiler.fit import fit_gate
+from skipc.compiler.gating import in_common
 from skipc.compiler.gradient import measure_gradients
 from skipc.compiler.hidden import HiddenMoments, observe_hidden
 from skipc.compiler.impact import ablate, instrument, ungated
@@ -99,7 +100,8 @@ def run(bench: Workbench) -> Json:
     kept = _kept(ground, felt=True)
     bench.say("gating MiniLM")
     fresh = _fresh(bench, ground)
-    gates = {policy: _gated(ground, kept, policy, fresh, rounds) for policy in ("block", "merged")}
+    gates = {policy: _gated(ground, kept, policy, True, fresh, rounds) for policy in ("block", "merged")}
+    gates["merged, each by its own loss"] = _gated(ground, kept, "merged", False, fresh, rounds)
     every = running.opened(len(kept), range(len(kept)))
     static = {**_static(ground, kept, rounds), "domains": _losses(ground, kept, every, fresh)}
     by_error = {"domains": _losses(ground, _kept(ground, felt=False), every, fresh)}
@@ -162,13 +164,25 @@ def _static(ground: _Ground, blocks: Sequence[Block], rounds: int) -> Json:
     return {"loss": interval(outcome.losses, "mean"), **_speed(ground, replaced, rounds)}
 
 
-def _gated(ground: _Ground, plain: Sequence[Block], policy: str, fresh: dict[str, Judged], rounds: int) -> Json:
-    """The same blocks behind guards: gates that open for nearly all of *fit*."""
+def _gated(
+    ground: _Ground, plain: Sequence[Block], policy: str, common: bool, fresh: dict[str, Judged], rounds: int
+) -> Json:
+    """The same blocks behind guards: gates that open for nearly all of *fit*.
+
+    Args:
+        ground: the model.
+        plain: the blocks.
+        policy: of the gates.
+        common: whether they learn what their blocks' losses have in common, as a compilation's guards do.
+        fresh: sentences of all domains.
+        rounds: of timing.
+    """
     model = ground.surveyed.model
     blocks = with_policy(plain, policy, Flow.of(model.graph))
     smooth = ablate(instrument(model, blocks, ground.surveyed.executor), ground.fit, ground.loss)[1]
     pooled = {region.entry: ground.observed[region.name].pooled for region in ground.surveyed.survey.blocks}
-    fits = [fit_gate(pooled[block.region.entry], impact) for block, impact in zip(blocks, smooth, strict=True)]
+    impacts = in_common(smooth, range(len(blocks))) if common else smooth
+    fits = [fit_gate(pooled[block.region.entry], impact) for block, impact in zip(blocks, impacts, strict=True)]
     fitted = tuple(
         replace(block, gate=replace(block.gate, weight=fit.gate.weight, bias=fit.gate.bias, floor=fit.gate.floor))
         for block, fit in zip(blocks, fits, strict=True)

@@ -15,7 +15,7 @@ from skipc.compiler.calibrate import p_value
 from skipc.compiler.candidates import Candidates
 from skipc.compiler.certify import Claim
 from skipc.compiler.data import Batch
-from skipc.compiler.fit import GateFit, fit_gate
+from skipc.compiler.fit import TINY, GateFit, fit_gate, rank_correlation
 from skipc.compiler.granularity import Choice, choose_granularity
 from skipc.compiler.impact import (
     TIMING_BUDGET_MS,
@@ -93,6 +93,7 @@ class Evidence:
         single: the same samples one by one.
         joined: some of them in batches of several, to prove that rows are independent.
         mask: graph input that tells padding; empty where there is none.
+        steady: names of regions that together keep to the limit when they are always bypassed.
     """
 
     observed: Mapping[str, Observed]
@@ -100,6 +101,7 @@ class Evidence:
     single: tuple[Batch, ...]
     joined: tuple[Batch, ...]
     mask: str
+    steady: frozenset[str] = frozenset()
 
 
 def gate_options(
@@ -132,6 +134,7 @@ def gate_options(
         None where the gates cannot be as fast as that, so that no path is laid.
     """
     judged, options = evidence.judged, candidates.chosen
+    evidence = replace(evidence, steady=candidates.steady)
     parts = (surveyed.model, options, evidence.joined, judged.key, *as_deployed(settings))
     choices = settings.cache.recall(
         "granularity",
@@ -229,10 +232,36 @@ def _fitted(
     )
     regions = [part.region for block in plain for part in block.bypass.parts or (block,)]
     pooled = {region.entry: evidence.observed[region.name].pooled for region in regions}
-    fits = tuple(_fit(block, pooled, seen, tokens, impact) for block, impact in zip(plain, smooth, strict=True))
+    guards = [i for i, block in enumerate(plain) if _names(block) <= evidence.steady]
+    rows = zip(plain, in_common(smooth, guards), smooth, strict=True)
+    fits = tuple(_fit(block, pooled, seen, tokens, target, impact) for block, target, impact in rows)
     blocks = tuple(replace(block, gate=fit.gate) for block, fit in zip(plain, fits, strict=True))
     model = instrument(surveyed.model, blocks, surveyed.executor)
     return _Fitted(blocks, fits, losses, smooth, run_gated(model, shut(len(blocks)), seen, loss).scores)
+
+
+def _names(block: Block) -> frozenset[str]:
+    """Names of the regions that a block bypasses."""
+    return frozenset(part.region.name for part in block.bypass.parts) or frozenset((block.region.name,))
+
+
+def in_common(impacts: NDArray[np.float64], guards: Sequence[int]) -> NDArray[np.float64]:
+    """What gates learn to predict: guards, on their own scale, what all of them have in common of their blocks' losses.
+
+    A guard tells the samples that bypasses are not made for, and that is much the same for all of them; the mean of the
+    logarithms has less in it that only this block and this sample know. `benchmarks/results/widths.json` compares both.
+
+    Args:
+        impacts: smooth loss of bypassing each block, [gates, samples].
+        guards: gates whose blocks keep to the limit together when they are always bypassed.
+    """
+    if len(guards) < 2:
+        return impacts
+    logs = np.log(impacts[guards] + TINY)
+    common = logs.mean(axis=0)
+    found = impacts.copy()
+    found[guards] = np.exp(common - common.mean() + logs.mean(axis=1, keepdims=True)) - TINY
+    return found
 
 
 def _gate_units(judged: Judged, loss: Loss) -> Judged:
@@ -256,14 +285,19 @@ def _fit(
     pooled: Mapping[str, NDArray[np.float32]],
     seen: Judged,
     tokens: Mapping[str, Rows],
+    target: NDArray[np.float64],
     impact: NDArray[np.float64],
 ) -> GateFit:
-    """Fit a gate to what it reads: tokens, or the pooled entry value of its own region or of an earlier one."""
+    """Fit a gate to what it reads: tokens, or the pooled entry value of its own region or of an earlier one.
+
+    What it learns to predict may be another measure than the impact that it is judged by.
+    """
     if is_by_token(block.gate):
         fit = fit_gate(*tokens[block.region.name])
     else:
         read = block.gate.reading.value if block.gate.reading else block.region.entry
-        fit = fit_gate(_by_unit(pooled[read], seen), impact)
+        fit = fit_gate(_by_unit(pooled[read], seen), target)
+        fit = replace(fit, rank_correlation=rank_correlation(fit.predicted, impact))
     gate = replace(block.gate, weight=fit.gate.weight, bias=fit.gate.bias, floor=fit.gate.floor)
     return replace(fit, gate=gate)
 
