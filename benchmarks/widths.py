@@ -18,7 +18,7 @@ from skipc.compiler.bench import compare
 from skipc.compiler.data import batches, input_specs, load_dataset
 from skipc.compiler.executors import Local
 from skipc.compiler.fit import fit_gate
-from skipc.compiler.gating import in_common
+from skipc.compiler.gate_fit import in_common
 from skipc.compiler.gradient import measure_gradients
 from skipc.compiler.hidden import HiddenMoments, observe_hidden
 from skipc.compiler.impact import ablate, instrument, ungated

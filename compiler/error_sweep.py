@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -41,6 +42,11 @@ class Group:
     feeds: Mapping[str, Array]
     samples: int
     wanted: Mapping[str, Array]
+
+    @cached_property
+    def sizes(self) -> Mapping[str, float]:
+        """Squared norms of the original's values."""
+        return {name: float(np.square(value, dtype=np.float64).sum()) for name, value in self.wanted.items()}
 
 
 @dataclass(frozen=True)
@@ -147,13 +153,12 @@ def _feeds(
     group: Group, corrections: Sequence[Correction], moves: Sequence[Moves], values: Sequence[str], share: float
 ) -> dict[str, Array]:
     """What the sweep reads for a group that is this share of all samples; its samples are alike in size."""
-    norms = [float(np.square(group.wanted[value], dtype=np.float64).sum()) for value in values]
     found: dict[str, Array] = dict(group.feeds)
-    found[names.ERROR_WEIGHTS] = np.array([share / max(norm, TINY) for norm in norms], np.float32)
+    found[names.ERROR_WEIGHTS] = np.array([share / max(group.sizes[value], TINY) for value in values], np.float32)
     for value in values:
         found[names.wanted(value)] = group.wanted[value]
     for correction, move in zip(corrections, moves, strict=True):
         rows = group.wanted[correction.region.exit].shape
         found[names.weight(correction.merged)] = move.weight
-        found[names.shift(correction.merged)] = np.ascontiguousarray(np.broadcast_to(move.shift, rows))
+        found[names.shift(correction.merged)] = np.broadcast_to(move.shift, rows)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -14,13 +14,12 @@ from skipc.compiler.alike import alike
 from skipc.compiler.calibrate import p_value
 from skipc.compiler.candidates import Candidates
 from skipc.compiler.certify import Claim
-from skipc.compiler.data import Batch
-from skipc.compiler.fit import TINY, GateFit, fit_gate, rank_correlation
+from skipc.compiler.fit import GateFit
+from skipc.compiler.gate_fit import Evidence, Fitted, fit_gates, names_of
 from skipc.compiler.granularity import Choice, choose_granularity
 from skipc.compiler.impact import (
     TIMING_BUDGET_MS,
     Costs,
-    ablate,
     instrument,
     instrument_for,
     measure_costs,
@@ -28,26 +27,19 @@ from skipc.compiler.impact import (
     ungated,
 )
 from skipc.compiler.ladder import Offer, forecast
-from skipc.compiler.loss import Loss
-from skipc.compiler.moments import Observed
 from skipc.compiler.options import Option
 from skipc.compiler.planner import REACH, Step, Trial, best_path, settled, threshold_at
 from skipc.compiler.policies import fastest, may_share, policies_of
 from skipc.compiler.progress import SILENT, Progress
-from skipc.compiler.running import Instrumented, Judged, Outcome, Window, run_gated, shut
+from skipc.compiler.running import Instrumented, Judged, Outcome, Window, run_gated
 from skipc.compiler.settings import Settings
 from skipc.compiler.shipped import as_deployed, as_shipped, speed_as_shipped
 from skipc.compiler.survey import Surveyed
-from skipc.compiler.token_fit import Rows, observe_tokens
 from skipc.passes.flow import Flow
 from skipc.passes.gate import decides_by_row, is_by_token
 from skipc.passes.policy import with_policy
 from skipc.runtime.plan import Block
 from skipc.runtime.session import Session
-
-BINARY_GATE_UNITS, STEADY_GATE_UNITS = 600, 24
-"""Units of *fit* that gates are fitted on for binary losses, whose limits ask for many samples, and for steady ones;
-each costs a run for every gate."""
 
 HOPE = 1.5
 """How many times more time a path may save than is forecast from the blocks one by one."""
@@ -81,27 +73,6 @@ class Gated:
     path: tuple[Step, ...]
     model: Instrumented
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What gates are fitted on.
-
-    Attributes:
-        observed: activations, by region name.
-        judged: the data, in batches of the size that is decided for.
-        single: the same samples one by one.
-        joined: some of them in batches of several, to prove that rows are independent.
-        mask: graph input that tells padding; empty where there is none.
-        steady: names of regions that together keep to the limit when they are always bypassed.
-    """
-
-    observed: Mapping[str, Observed]
-    judged: Judged
-    single: tuple[Batch, ...]
-    joined: tuple[Batch, ...]
-    mask: str
-    steady: frozenset[str] = frozenset()
 
 
 def gate_options(
@@ -184,7 +155,7 @@ def _gated(
 ) -> Gated | None:
     """Fit the gates of blocks that know what they read, and lay the path; None where they cannot be fast enough."""
     judged = evidence.judged
-    fitted = _fitted(surveyed, plain, evidence, claim.loss, settings, progress.part(0.0, ABLATION_SHARE))
+    fitted = fit_gates(surveyed, plain, evidence, claim.loss, settings, progress.part(0.0, ABLATION_SHARE))
     costs = _timed(surveyed, original, fitted, judged, settings)
     if beat > 1.0:
         hoped = HOPE * forecast(_offer(fitted, fitted.losses, costs, judged), claim.limit)
@@ -195,82 +166,6 @@ def _gated(
     return _only(surveyed, whole, useful, settings.risk) if useful and len(useful) < len(plain) else whole
 
 
-@dataclass(frozen=True)
-class _Fitted:
-    """Blocks with fitted gates, and what they were fitted on.
-
-    Attributes:
-        blocks: in graph order.
-        fits: how well each gate predicts.
-        losses: of bypassing each block alone, [gates, units].
-        smooth: the same by the smooth proxy.
-        scores: of each gate while nothing is bypassed, on the same units.
-    """
-
-    blocks: tuple[Block, ...]
-    fits: tuple[GateFit, ...]
-    losses: NDArray[np.float64]
-    smooth: NDArray[np.float64]
-    scores: tuple[NDArray[np.float32], ...]
-
-
-def _fitted(
-    surveyed: Surveyed,
-    plain: Sequence[Block],
-    evidence: Evidence,
-    loss: Loss,
-    settings: Settings,
-    progress: Progress,
-) -> _Fitted:
-    seen = _gate_units(evidence.judged, loss)
-    losses, smooth = ablate(instrument(surveyed.model, plain, surveyed.executor), seen, loss, progress)
-    by_token = [block for block in plain if is_by_token(block.gate)]
-    tokens = settings.cache.recall(
-        "tokens",
-        (surveyed.model, by_token, evidence.single, settings.seed),
-        lambda: observe_tokens(surveyed.model, by_token, evidence.single, settings.seed),
-    )
-    regions = [part.region for block in plain for part in block.bypass.parts or (block,)]
-    pooled = {region.entry: evidence.observed[region.name].pooled for region in regions}
-    guards = [i for i, block in enumerate(plain) if _names(block) <= evidence.steady]
-    rows = zip(plain, in_common(smooth, guards), smooth, strict=True)
-    fits = tuple(_fit(block, pooled, seen, tokens, target, impact) for block, target, impact in rows)
-    blocks = tuple(replace(block, gate=fit.gate) for block, fit in zip(plain, fits, strict=True))
-    model = instrument(surveyed.model, blocks, surveyed.executor)
-    return _Fitted(blocks, fits, losses, smooth, run_gated(model, shut(len(blocks)), seen, loss).scores)
-
-
-def _names(block: Block) -> frozenset[str]:
-    """Names of the regions that a block bypasses."""
-    return frozenset(part.region.name for part in block.bypass.parts) or frozenset((block.region.name,))
-
-
-def in_common(impacts: NDArray[np.float64], guards: Sequence[int]) -> NDArray[np.float64]:
-    """What gates learn to predict: guards, on their own scale, what all of them have in common of their blocks' losses.
-
-    A guard tells the samples that bypasses are not made for, and that is much the same for all of them; the mean of the
-    logarithms has less in it that only this block and this sample know. `benchmarks/results/widths.json` compares both.
-
-    Args:
-        impacts: smooth loss of bypassing each block, [gates, samples].
-        guards: gates whose blocks keep to the limit together when they are always bypassed.
-    """
-    if len(guards) < 2:
-        return impacts
-    logs = np.log(impacts[guards] + TINY)
-    common = logs.mean(axis=0)
-    found = impacts.copy()
-    found[guards] = np.exp(common - common.mean() + logs.mean(axis=1, keepdims=True)) - TINY
-    return found
-
-
-def _gate_units(judged: Judged, loss: Loss) -> Judged:
-    """What gates are fitted on."""
-    if loss.steady:
-        return judged.first(STEADY_GATE_UNITS)
-    return judged.first(BINARY_GATE_UNITS) if loss.binary else judged
-
-
 def _unfitted(surveyed: Surveyed, option: Option, choice: Choice, mask: str) -> Block:
     """A block whose gate has its form and knows nothing yet."""
     region = option.region
@@ -278,28 +173,6 @@ def _unfitted(surveyed: Surveyed, option: Option, choice: Choice, mask: str) -> 
     masked = known is not None and len(region.dims) == 3 and region.channel_axis == 2 and known.dims == region.dims[:2]
     block = ungated(region, option.bypass, choice.granularity, mask if masked else "")
     return replace(block, granularity_reason=choice.reason)
-
-
-def _fit(
-    block: Block,
-    pooled: Mapping[str, NDArray[np.float32]],
-    seen: Judged,
-    tokens: Mapping[str, Rows],
-    target: NDArray[np.float64],
-    impact: NDArray[np.float64],
-) -> GateFit:
-    """Fit a gate to what it reads: tokens, or the pooled entry value of its own region or of an earlier one.
-
-    What it learns to predict may be another measure than the impact that it is judged by.
-    """
-    if is_by_token(block.gate):
-        fit = fit_gate(*tokens[block.region.name])
-    else:
-        read = block.gate.reading.value if block.gate.reading else block.region.entry
-        fit = fit_gate(_by_unit(pooled[read], seen), target)
-        fit = replace(fit, rank_correlation=rank_correlation(fit.predicted, impact))
-    gate = replace(block.gate, weight=fit.gate.weight, bias=fit.gate.bias, floor=fit.gate.floor)
-    return replace(fit, gate=gate)
 
 
 def _only(surveyed: Surveyed, whole: Gated, gates: Sequence[int], limit: float) -> Gated:
@@ -317,16 +190,7 @@ def _only(surveyed: Surveyed, whole: Gated, gates: Sequence[int], limit: float) 
     return Gated(blocks, kept(whole.fits), path, instrument(surveyed.model, blocks, surveyed.executor))
 
 
-def _by_unit(pooled: NDArray[np.float32], judged: Judged) -> NDArray[np.float32]:
-    """Pooled entry values, averaged over the samples of each unit."""
-    pooled = pooled[: judged.samples] if len(pooled) > judged.samples and judged.units == judged.samples else pooled
-    if len(pooled) == judged.units:
-        return pooled
-    ends = np.cumsum([len(item.indices) for item in judged.items])
-    return np.stack([part.mean(axis=0) for part in np.split(pooled[: ends[-1]], ends[:-1])])
-
-
-def _timed(surveyed: Surveyed, original: Session, fitted: _Fitted, judged: Judged, settings: Settings) -> Costs:
+def _timed(surveyed: Surveyed, original: Session, fitted: Fitted, judged: Judged, settings: Settings) -> Costs:
     """What gates that decide row by row lose in parted batches, measured; what blocks save is known."""
     halves = {
         gate: threshold_at(fitted.scores[gate], 0.5)
@@ -347,16 +211,12 @@ def priced(blocks: Sequence[Block], options: Sequence[Option]) -> tuple[Block, .
     """
     saved = {option.region.name: max(0.0, option.saved_ms) for option in options}
 
-    def saved_by(block: Block) -> float:
-        parts = [part.region.name for part in block.bypass.parts]
-        return sum(saved[name] for name in parts or [block.region.name])
-
-    return tuple(replace(block, saved_ms=saved_by(block)) for block in blocks)
+    return tuple(replace(block, saved_ms=sum(saved[name] for name in names_of(block))) for block in blocks)
 
 
 def _with_path(
     surveyed: Surveyed,
-    fitted: _Fitted,
+    fitted: Fitted,
     costs: Costs,
     judged: Judged,
     claim: Claim,
@@ -390,7 +250,7 @@ def _with_path(
     return Gated(blocks, fitted.fits, path, model)
 
 
-def _offer(fitted: _Fitted, losses: NDArray[np.float64], costs: Costs, judged: Judged) -> Offer:
+def _offer(fitted: Fitted, losses: NDArray[np.float64], costs: Costs, judged: Judged) -> Offer:
     scores, blocks = fitted.scores, fitted.blocks
     by_row = [_by_row(block, *pair) for block, *pair in zip(blocks, scores, losses, strict=True)]
     # A gate that decides for a whole batch ties its samples together: they are no independent units then.

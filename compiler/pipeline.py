@@ -22,7 +22,8 @@ from skipc.compiler.console import Console
 from skipc.compiler.data import Dataset
 from skipc.compiler.executors import Executor, executor_for
 from skipc.compiler.fit import GateFit
-from skipc.compiler.gating import Evidence, Gated, gate_options
+from skipc.compiler.gate_fit import Evidence
+from skipc.compiler.gating import Gated, gate_options
 from skipc.compiler.gradient import Gradients, measure_gradients
 from skipc.compiler.impact import ungated
 from skipc.compiler.levels import certified_levels

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from skipc.compiler.calibrate import p_value
 from skipc.compiler.certify import Claim
 from skipc.compiler.fit import GateFit, fit_gate
-from skipc.compiler.gating import Evidence, Gated
+from skipc.compiler.gate_fit import Evidence
+from skipc.compiler.gating import Gated
 from skipc.compiler.growth import most_bytes
 from skipc.compiler.impact import TIMING_BUDGET_MS, instrument, instrument_for, times_open, typical
 from skipc.compiler.independence import dependent

@@ -18,7 +18,7 @@ from skipc.compiler.certify import Claim
 from skipc.compiler.clusters import clusters_of
 from skipc.compiler.data import Batch
 from skipc.compiler.fit import fit_gate
-from skipc.compiler.gating import BINARY_GATE_UNITS, Evidence
+from skipc.compiler.gate_fit import BINARY_GATE_UNITS, Evidence
 from skipc.compiler.impact import ablate, instrument, ungated
 from skipc.compiler.loss import Loss
 from skipc.compiler.options import Option

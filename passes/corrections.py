@@ -7,7 +7,7 @@ fᵀ g), so that no graph has to sum weight gradients up.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 from onnx import TensorProto, helper
@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from skipc.passes.base import copied, opset_of
 from skipc.passes.builder import Builder
 from skipc.passes.flow import Flow
+from skipc.passes.mask import ShiftMerges
 from skipc.passes.normalize import sort_nodes
 from skipc.runtime import names
 from skipc.runtime.plan import Region
@@ -51,25 +52,19 @@ class AddCorrections:
 
     def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Return the copy with the inputs."""
-        model = copied(model)
+        shifted = tuple(replace(correction.region, merge=correction.merged) for correction in self.corrections)
+        model = ShiftMerges(shifted).apply(model)
         flow = Flow.of(model.graph)
         nodes = list(model.graph.node)
         placed: list[tuple[float, onnx.NodeProto]] = []
         for correction in self.corrections:
-            merged, region = correction.merged, correction.region
-            weight, shift = names.weight(merged), names.shift(merged)
-            dims = [dim if isinstance(dim, int) else None for dim in region.dims]
-            for name, extents in ((weight, [correction.count, region.channels]), (shift, dims)):
-                model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, extents))
-            place = flow.producer[merged]
-            before = f"{shift}/before"
-            nodes[place].output[:] = [before if name == merged else name for name in nodes[place].output]
-            builder = Builder(shift, opset_of(model))
+            weight, place = names.weight(correction.merged), flow.producer[correction.merged]
+            extents = [correction.count, correction.region.channels]
+            model.graph.input.append(helper.make_tensor_value_info(weight, TensorProto.FLOAT, extents))
+            builder = Builder(weight, opset_of(model))
             product = builder.op("MatMul", [correction.features, weight])
-            added = builder.op("Add", [before, builder.op("Add", [product, shift])])
-            # By its own name: a node is already named like the merge.
-            named = helper.make_node("Identity", [added], [merged], name=f"{shift}/corrected")
-            placed += [(place + 0.5, node) for node in (*builder.fragment().nodes, named)]
+            nodes[place].input[0] = builder.op("Add", [nodes[place].input[0], product])
+            placed += [(place - 0.5, node) for node in builder.fragment().nodes]
         sort_nodes(model.graph, [*enumerate(nodes), *placed])
         return model
 

@@ -45,11 +45,7 @@ class Formats:
 
 
 def write_bypass(
-    builder: Builder,
-    region: Region,
-    bypass: Bypass,
-    hidden: str = "",
-    formats: Formats = Formats(),
+    builder: Builder, region: Region, bypass: Bypass, hidden: str = "", formats: Formats = Formats()
 ) -> str:
     """Add the nodes of a bypass, up to the merge, and return the name of their result: `names.merged` or the entry.
 

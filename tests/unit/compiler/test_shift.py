@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skipc.compiler.certify import Claim
 from skipc.compiler.data import Batch, input_specs
 from skipc.compiler.executors import Local
-from skipc.compiler.gating import Evidence
+from skipc.compiler.gate_fit import Evidence
 from skipc.compiler.impact import instrument, ungated
 from skipc.compiler.loss import Loss
 from skipc.compiler.moments import observe

@@ -111,7 +111,7 @@ def graded() -> list[Option]:
     return [option(name, loss, saved_ms) for name in REGIONS for loss, saved_ms in steps]
 
 
-def in_sequence(refits: Refits, limit: float = LIMIT) -> Together:
+def fitted_anew(refits: Refits, limit: float = LIMIT) -> Together:
     options = graded()
 
     def choose(aim: float) -> Together:
@@ -127,7 +127,7 @@ def lost(found: Together) -> float:
 
 def test_what_refitting_gains_buys_a_bolder_choice() -> None:
     plain, refits = chosen_together(graded(), LIMIT, 1e9, Refits(1.0).measured), Refits(GAINED)
-    gained = in_sequence(refits)
+    gained = fitted_anew(refits)
     assert len(refits.done) == 1
     assert lost(gained) > lost(plain)
     assert all(item.growth for item in gained.options)
@@ -136,7 +136,7 @@ def test_what_refitting_gains_buys_a_bolder_choice() -> None:
 
 def test_where_it_gains_less_the_choice_is_gentler() -> None:
     refits = Refits(0.97)
-    found = in_sequence(refits)
+    found = fitted_anew(refits)
     assert len(refits.done) == 2
     assert all(item.growth for item in found.options)
     assert lost(found) < sum(item.loss for item in refits.done[0])
@@ -157,7 +157,7 @@ def test_a_second_try_is_another_choice() -> None:
 
 def test_where_it_harms_fits_stay_as_they_were() -> None:
     refits = Refits(1.1)
-    found = in_sequence(refits)
+    found = fitted_anew(refits)
     assert len(refits.done) == 1
     assert not any(item.growth for item in found.options)
     assert found == chosen_together(graded(), LIMIT, 1e9, Refits(1.0).measured)

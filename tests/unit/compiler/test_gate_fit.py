@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipc.compiler.fit import fit_gate, rank_correlation
-from skipc.compiler.gating import in_common
+from skipc.compiler.gate_fit import in_common
 
 
 def losses(samples: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

@@ -1,0 +1,164 @@
+"""Fit the gates of blocks that know what they read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipc.compiler.data import Batch
+from skipc.compiler.fit import TINY, GateFit, fit_gate, rank_correlation
+from skipc.compiler.impact import ablate, instrument
+from skipc.compiler.loss import Loss
+from skipc.compiler.moments import Observed
+from skipc.compiler.progress import Progress
+from skipc.compiler.running import Judged, run_gated, shut
+from skipc.compiler.settings import Settings
+from skipc.compiler.survey import Surveyed
+from skipc.compiler.token_fit import Rows, observe_tokens
+from skipc.passes.gate import is_by_token
+from skipc.runtime.plan import Block
+
+BINARY_GATE_UNITS, STEADY_GATE_UNITS = 600, 24
+"""Units of *fit* that gates are fitted on for binary losses, whose limits ask for many samples, and for steady ones;
+each costs a run for every gate."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What gates are fitted on.
+
+    Attributes:
+        observed: activations, by region name.
+        judged: the data, in batches of the size that is decided for.
+        single: the same samples one by one.
+        joined: some of them in batches of several, to prove that rows are independent.
+        mask: graph input that tells padding; empty where there is none.
+        steady: names of regions that together keep to the limit when they are always bypassed.
+    """
+
+    observed: Mapping[str, Observed]
+    judged: Judged
+    single: tuple[Batch, ...]
+    joined: tuple[Batch, ...]
+    mask: str
+    steady: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Blocks with fitted gates, and what they were fitted on.
+
+    Attributes:
+        blocks: in graph order.
+        fits: how well each gate predicts.
+        losses: of bypassing each block alone, [gates, units].
+        smooth: the same by the smooth proxy.
+        scores: of each gate while nothing is bypassed, on the same units.
+    """
+
+    blocks: tuple[Block, ...]
+    fits: tuple[GateFit, ...]
+    losses: NDArray[np.float64]
+    smooth: NDArray[np.float64]
+    scores: tuple[NDArray[np.float32], ...]
+
+
+def fit_gates(
+    surveyed: Surveyed,
+    plain: Sequence[Block],
+    evidence: Evidence,
+    loss: Loss,
+    settings: Settings,
+    progress: Progress,
+) -> Fitted:
+    """Run each block's bypass alone, and fit the gates to what that does.
+
+    Args:
+        surveyed: the original.
+        plain: blocks whose gates have their form and know nothing yet, in graph order.
+        evidence: what gates are fitted on.
+        loss: to predict.
+        settings: of the compilation.
+        progress: of the runs.
+    """
+    seen = _gate_units(evidence.judged, loss)
+    losses, smooth = ablate(instrument(surveyed.model, plain, surveyed.executor), seen, loss, progress)
+    by_token = [block for block in plain if is_by_token(block.gate)]
+    tokens = settings.cache.recall(
+        "tokens",
+        (surveyed.model, by_token, evidence.single, settings.seed),
+        lambda: observe_tokens(surveyed.model, by_token, evidence.single, settings.seed),
+    )
+    regions = [part.region for block in plain for part in block.bypass.parts or (block,)]
+    pooled = {region.entry: evidence.observed[region.name].pooled for region in regions}
+    guards = [i for i, block in enumerate(plain) if evidence.steady.issuperset(names_of(block))]
+    rows = zip(plain, in_common(smooth, guards), smooth, strict=True)
+    fits = tuple(_fit(block, pooled, seen, tokens, target, impact) for block, target, impact in rows)
+    blocks = tuple(replace(block, gate=fit.gate) for block, fit in zip(plain, fits, strict=True))
+    model = instrument(surveyed.model, blocks, surveyed.executor)
+    return Fitted(blocks, fits, losses, smooth, run_gated(model, shut(len(blocks)), seen, loss).scores)
+
+
+def names_of(block: Block) -> tuple[str, ...]:
+    """Names of the regions that a block bypasses."""
+    return tuple(part.region.name for part in block.bypass.parts) or (block.region.name,)
+
+
+def in_common(impacts: NDArray[np.float64], guards: Sequence[int]) -> NDArray[np.float64]:
+    """What gates learn to predict: guards, on their own scale, what all of them have in common of their blocks' losses.
+
+    A guard tells the samples that bypasses are not made for, and that is much the same for all of them; the mean of the
+    logarithms has less in it that only this block and this sample know. `benchmarks/results/widths.json` compares both.
+
+    Args:
+        impacts: smooth loss of bypassing each block, [gates, samples].
+        guards: gates whose blocks keep to the limit together when they are always bypassed.
+    """
+    if len(guards) < 2:
+        return impacts
+    logs = np.log(impacts[guards] + TINY)
+    common = logs.mean(axis=0)
+    found = impacts.copy()
+    found[guards] = np.exp(common - common.mean() + logs.mean(axis=1, keepdims=True)) - TINY
+    return found
+
+
+def _gate_units(judged: Judged, loss: Loss) -> Judged:
+    """What gates are fitted on."""
+    if loss.steady:
+        return judged.first(STEADY_GATE_UNITS)
+    return judged.first(BINARY_GATE_UNITS) if loss.binary else judged
+
+
+def _fit(
+    block: Block,
+    pooled: Mapping[str, NDArray[np.float32]],
+    seen: Judged,
+    tokens: Mapping[str, Rows],
+    target: NDArray[np.float64],
+    impact: NDArray[np.float64],
+) -> GateFit:
+    """Fit a gate to what it reads: tokens, or the pooled entry value of its own region or of an earlier one.
+
+    What it learns to predict may be another measure than the impact that it is judged by.
+    """
+    if is_by_token(block.gate):
+        fit = fit_gate(*tokens[block.region.name])
+    else:
+        read = block.gate.reading.value if block.gate.reading else block.region.entry
+        fit = fit_gate(_by_unit(pooled[read], seen), target)
+        fit = replace(fit, rank_correlation=rank_correlation(fit.predicted, impact))
+    gate = replace(block.gate, weight=fit.gate.weight, bias=fit.gate.bias, floor=fit.gate.floor)
+    return replace(fit, gate=gate)
+
+
+def _by_unit(pooled: NDArray[np.float32], judged: Judged) -> NDArray[np.float32]:
+    """Pooled entry values, averaged over the samples of each unit."""
+    pooled = pooled[: judged.samples] if len(pooled) > judged.samples and judged.units == judged.samples else pooled
+    if len(pooled) == judged.units:
+        return pooled
+    ends = np.cumsum([len(item.indices) for item in judged.items])
+    return np.stack([part.mean(axis=0) for part in np.split(pooled[: ends[-1]], ends[:-1])])
