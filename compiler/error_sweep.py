@@ -19,6 +19,7 @@ from skipc.passes.base import GraphPass, run_passes
 from skipc.passes.corrections import AddCorrections, AddError, Correction
 from skipc.passes.expose import up_to, with_outputs
 from skipc.passes.inject import ReplaceRegions
+from skipc.passes.one_seed import OneSeed
 from skipc.runtime import names
 from skipc.runtime.plan import Array, Block
 from skipc.runtime.session import Session, open_session
@@ -47,6 +48,11 @@ class Group:
     def sizes(self) -> Mapping[str, float]:
         """Squared norms of the original's values."""
         return {name: float(np.square(value, dtype=np.float64).sum()) for name, value in self.wanted.items()}
+
+    @property
+    def work(self) -> int:
+        """Elements of the original's values: what a sweep takes grows with them."""
+        return sum(value.size for value in self.wanted.values())
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ class ErrorSweep:
         adjoints = tuple(item.name for item in reverse.graph.output[-len(shifts) :])
         features = [correction.features for correction in corrections]
         # onnx-ad also writes derivatives that nobody asked for, by weights: up_to leaves them out.
-        needed = up_to(with_outputs(reverse, features), [*adjoints, *features])
+        needed = up_to(with_outputs(run_passes(reverse, [OneSeed()]), features), [*adjoints, *features])
         return cls(open_session(needed.SerializeToString()), tuple(corrections), tuple(values), seed, adjoints)
 
     def derivatives(self, groups: Sequence[Group], moves: Sequence[Moves]) -> list[Moves]:
@@ -130,7 +136,8 @@ class ErrorSweep:
                 for correction, adjoint in zip(self.corrections, self.adjoints, strict=True)
             ]
 
-        return [_summed(parts) for parts in zip(*in_parallel(run, groups), strict=True)]
+        largest_first = sorted(groups, key=lambda group: -group.work)
+        return [_summed(parts) for parts in zip(*in_parallel(run, largest_first), strict=True)]
 
 
 def still_moves(correction: Correction) -> Moves:

@@ -37,8 +37,8 @@ RATE = 0.0075
 STEP_SAMPLES = 16
 """Samples that a step goes by."""
 
-TOGETHER = 8
-"""Samples of one shape that run as one batch, at most."""
+TOGETHER = 4
+"""Samples of one shape that run as one batch, at most; with more of them cores wait for one another."""
 
 MOST_BYTES = 2**29
 """Of the original's values, which are kept for every sample; samples beyond are left out."""
