@@ -128,32 +128,27 @@ class ErrorSweep:
         samples = sum(group.samples for group in groups)
         one = np.ones((1, 1), np.float32)
 
-        def run(group: Group) -> list[Moves]:
+        def run(group: Group) -> Mapping[str, Array]:
             feeds = _feeds(group, self.corrections, moves, self.values, group.samples / samples)
-            found = self.session.run({**feeds, self.seed: one})
-            return [
-                _by_moves(found[correction.features], found[adjoint], correction)
-                for correction, adjoint in zip(self.corrections, self.adjoints, strict=True)
-            ]
+            return self.session.run({**feeds, self.seed: one})
 
-        largest_first = sorted(groups, key=lambda group: -group.work)
-        return [_summed(parts) for parts in zip(*in_parallel(run, largest_first), strict=True)]
+        found = in_parallel(run, sorted(groups, key=lambda group: -group.work))
+
+        def rows(name: str, width: int) -> Matrix:
+            return np.concatenate([each[name].reshape(-1, width) for each in found])
+
+        def by(correction: Correction, adjoint: str) -> Moves:
+            features = rows(correction.features, correction.count)
+            derivatives = rows(adjoint, correction.region.channels)
+            return Moves(features.T @ derivatives, derivatives.sum(axis=0))
+
+        return [by(*pair) for pair in zip(self.corrections, self.adjoints, strict=True)]
 
 
 def still_moves(correction: Correction) -> Moves:
     """Nothing is added."""
     channels = correction.region.channels
     return Moves(np.zeros((correction.count, channels), np.float32), np.zeros(channels, np.float32))
-
-
-def _by_moves(features: Array, adjoint: Array, correction: Correction) -> Moves:
-    by_row = adjoint.reshape(-1, correction.region.channels)
-    return Moves(features.reshape(-1, correction.count).T @ by_row, by_row.sum(axis=0))
-
-
-def _summed(parts: Sequence[Moves]) -> Moves:
-    weight = np.sum([part.weight for part in parts], axis=0)
-    return Moves(weight, np.sum([part.shift for part in parts], axis=0))
 
 
 def _feeds(

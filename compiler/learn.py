@@ -29,7 +29,7 @@ from skipc.runtime import names
 from skipc.runtime.plan import Block, Bypass
 from skipc.runtime.session import open_session
 
-EPOCHS = 4
+EPOCHS = 6
 
 RATE = 0.0075
 """Length of the first steps, relative to the root mean square of a bypass's weights; falls to zero along a line."""
@@ -37,7 +37,7 @@ RATE = 0.0075
 STEP_SAMPLES = 16
 """Samples that a step goes by."""
 
-TOGETHER = 4
+TOGETHER = 6
 """Samples of one shape that run as one batch, at most; with more of them cores wait for one another."""
 
 MOST_BYTES = 2**29
