@@ -20,6 +20,9 @@ from skipc.compiler.settings import Settings
 from skipc.compiler.source import load_model
 from skipc.runtime.errors import SkipcError
 
+REFUSED = "refused.json"
+"""Says why nothing was compiled."""
+
 
 def main(work: str) -> int:
     """Compile as the JSON object `work` says; the exit code is that of `skipc compile`."""
@@ -32,6 +35,7 @@ def main(work: str) -> int:
         compiled = compile_model(source, datasets, Settings(**job["options"]), console)
     except SkipcError as error:
         console.error(error)
+        (folder / REFUSED).write_text(json.dumps({**error.as_json(), "exit_code": error.exit_code}), encoding="utf-8")
         return error.exit_code
     seconds = time.perf_counter() - start
     memory = peak_memory_mib()

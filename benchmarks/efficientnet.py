@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import models
 from benchmarks.demo import RIVAL, compile_summary
-from benchmarks.failure import BenchmarkError
+from benchmarks.failure import RefusedError
 from benchmarks.measures import interval, judged_by_original, losses_of, speedups
 from benchmarks.workbench import Built, Job, Json, Workbench
 from skipc.compiler.data import split
@@ -36,7 +36,7 @@ def _measured_or_refused(bench: Workbench, work: Job) -> Json:
     """That nothing is gained at this risk is a result too."""
     try:
         return _measured(bench, bench.compiled(work))
-    except BenchmarkError as error:
+    except RefusedError as error:
         return {"refused": str(error)}
 
 

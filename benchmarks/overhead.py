@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import models
 from benchmarks import demo, minilm
-from benchmarks.failure import BenchmarkError
+from benchmarks.failure import RefusedError
 from benchmarks.measures import shut_overhead
 from benchmarks.workbench import Job, Json, Workbench
 from skipc.compiler.console import QUIET, Console
@@ -43,11 +43,11 @@ def run(bench: Workbench) -> Json:
 
 
 def _compiled(bench: Workbench, job: Job, extent: int, pairs: int) -> Json:
-    """A compiled model at level 0; an error in its stead where it cannot be compiled at its risk."""
+    """A compiled model at level 0; the refusal in its stead where nothing is gained at its risk."""
     try:
         built = bench.compiled(job)
-    except BenchmarkError as error:
-        return {"error": str(error)}
+    except RefusedError as error:
+        return {"refused": str(error)}
     return shut_overhead(built.original, built.compiled, _feeds(built.original, extent), pairs)
 
 

@@ -12,11 +12,13 @@ from typing import Any
 
 import onnx
 
-from benchmarks.failure import BenchmarkError
+from benchmarks.compiling import REFUSED
+from benchmarks.failure import BenchmarkError, RefusedError
 from skipc.compiler.build import fixed, normalized
 from skipc.compiler.data import Dataset, InputSpec, input_specs, load_dataset
 from skipc.compiler.source import load_model
 from skipc.passes.stamp import plan_of
+from skipc.runtime.errors import PromiseError
 from skipc.runtime.plan import Plan, plan_from_json
 
 Json = dict[str, Any]
@@ -111,7 +113,8 @@ class Workbench:
         """The result of a compilation, which runs in a process of its own, once for all benchmarks of a run.
 
         Raises:
-            BenchmarkError: the compilation failed; in its own words.
+            RefusedError: nothing was gained, or a promise failed; in the compiler's words.
+            BenchmarkError: the compilation failed.
         """
         if job.name not in self._made:
             if self.quick:
@@ -137,8 +140,12 @@ def _compile(job: Job, folder: Path, repository: Path) -> None:
     work = {**asdict(job), "model": str(job.model), "folder": str(folder.relative_to(repository))}
     command = [sys.executable, "-m", "benchmarks.compiling", json.dumps(work)]
     done = subprocess.run(command, check=False, cwd=repository)
-    if done.returncode:
-        raise BenchmarkError(f"compiling {job.name} failed with exit code {done.returncode}")
+    if not done.returncode:
+        return
+    refused = folder / REFUSED
+    if done.returncode == PromiseError.exit_code and refused.exists():
+        raise RefusedError(json.loads(refused.read_text(encoding="utf-8"))["message"])
+    raise BenchmarkError(f"compiling {job.name} failed with exit code {done.returncode}")
 
 
 def _read(job: Job, folder: Path) -> Built:
