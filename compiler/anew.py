@@ -23,7 +23,7 @@ def fitted_anew(
     items: Sequence[Batch],
     output: str,
     measured: Callable[[Sequence[Option]], float],
-    apart: bool,
+    epochs: int,
     settings: Settings,
     progress: Progress = SILENT,
 ) -> Sequence[Option]:
@@ -35,8 +35,8 @@ def fitted_anew(
         items: batches without padding, of one sample each: what bypasses are fitted to.
         output: name of the judged output.
         measured: the mean loss of always bypassing the regions of all these options.
-        apart: whether that is measured on other samples; else nothing is learnt, since what is learnt fits its own
-            samples so well that they no longer tell what it is worth.
+        epochs: to learn for; none where *measured* does not hold other samples, since what is learnt fits its own so
+            well that they no longer tell what it is worth.
         settings: of the compilation.
         progress: of this.
     """
@@ -44,11 +44,11 @@ def fitted_anew(
     blocks = [ungated(option.region, option.bypass) for option in chosen]
     before = measured(chosen)
     ways: list[tuple[str, Callable[[], Sequence[Block] | str]]] = [
-        ("learn", lambda: learnt(model, blocks, items, output, seed, progress)),
+        ("learn", lambda: learnt(model, blocks, items, output, seed, epochs, progress)),
         ("refit", lambda: refitted(model, blocks, items, seed, progress)),
     ]
-    for name, way in ways if apart else ways[1:]:
-        found = settings.cache.recall(name, (model, blocks, items, output, seed), way)
+    for name, way in ways if epochs else ways[1:]:
+        found = settings.cache.recall(name, (model, blocks, items, output, seed, epochs), way)
         if isinstance(found, str):
             continue
         fresh = [replace(option, bypass=block.bypass) for option, block in zip(chosen, found, strict=True)]

@@ -16,6 +16,7 @@ from skipc.compiler.gradient import LARGE_BYTES, Gradients
 from skipc.compiler.growth import growths, most_bytes
 from skipc.compiler.hidden import HiddenMoments, observe_hidden
 from skipc.compiler.impact import Costs, ablate, instrument, instrument_for, is_plain, measure_costs, typical, ungated
+from skipc.compiler.learn import AGAIN, EPOCHS
 from skipc.compiler.loss import Loss
 from skipc.compiler.moments import Observed, observe
 from skipc.compiler.narrow_fit import narrow_ladder
@@ -177,10 +178,11 @@ def measure_candidates(
     def choose(limit: float) -> Together:
         return chosen_together(offered, limit, most, joint)
 
-    def anew(chosen: Sequence[Option]) -> Sequence[Option]:
+    def anew(chosen: Sequence[Option], again: bool) -> Sequence[Option]:
         ordered = in_graph_order(chosen, position)
         left = progress.part(OPTIONS_SHARE, 1.0)
-        return fitted_anew(surveyed.model, ordered, items, judged.output, joint, held_out > 0, settings, left)
+        epochs = 0 if not held_out else AGAIN if again else EPOCHS
+        return fitted_anew(surveyed.model, ordered, items, judged.output, joint, epochs, settings, left)
 
     small = surveyed.model.ByteSize() <= LARGE_BYTES
     together = chosen_anew(choose, anew, joint, settings.risk) if small else choose(settings.risk)

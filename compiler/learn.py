@@ -31,6 +31,9 @@ from skipc.runtime.session import open_session
 
 EPOCHS = 6
 
+AGAIN = 2
+"""Epochs where most of the bypasses have learnt before, beside others."""
+
 RATE = 0.0075
 """Length of the first steps, relative to the root mean square of a bypass's weights; falls to zero along a line."""
 
@@ -53,6 +56,7 @@ def learnt(
     items: Sequence[Batch],
     output: str,
     seed: int,
+    epochs: int = EPOCHS,
     progress: Progress = SILENT,
 ) -> tuple[Block, ...] | str:
     """The same blocks with bypasses that know what becomes of their errors, or why that cannot be learnt.
@@ -63,6 +67,7 @@ def learnt(
         items: batches without padding, of one sample each.
         output: name of the judged output.
         seed: of the order in which samples are taken.
+        epochs: how often each is taken.
         progress: told of every step.
     """
     corrections = _corrections(model, blocks)
@@ -73,7 +78,7 @@ def learnt(
         groups = _groups(model, values, items, seed)
         sweep = ErrorSweep.of(model, blocks, list(corrections.values()), values, groups)
         rates = [RATE * _size(block.bypass) for block in blocks if block.region.name in corrections]
-        moves = _descended(sweep, _steps(groups, seed), rates, progress)
+        moves = _descended(sweep, _steps(groups, seed, epochs), rates, progress)
     except Exception as error:
         return " ".join(str(error).split()).rstrip(".") or type(error).__name__
     moved = dict(zip(corrections, moves, strict=True))
@@ -140,11 +145,11 @@ def _groups(model: onnx.ModelProto, values: Sequence[str], items: Sequence[Batch
     return found
 
 
-def _steps(groups: Sequence[Group], seed: int) -> list[list[Group]]:
+def _steps(groups: Sequence[Group], seed: int, epochs: int) -> list[list[Group]]:
     """Groups of `STEP_SAMPLES` samples or a few more, in an order of their own for every epoch."""
     random = np.random.default_rng(seed)
     found: list[list[Group]] = []
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         step: list[Group] = []
         for place in random.permutation(len(groups)):
             step.append(groups[place])

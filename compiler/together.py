@@ -59,27 +59,32 @@ class Together:
 
 def chosen_anew(
     choose: Callable[[float], Together],
-    fit: Callable[[Sequence[Option]], Sequence[Option]],
+    fit: Callable[[Sequence[Option], bool], Sequence[Option]],
     measured: Callable[[Sequence[Option]], float],
     limit: float,
 ) -> Together:
     """A choice whose bypasses know one another, as bold as what that gains allows.
 
     The choice is made for a limit that is as much higher as fitting them anew is expected to gain, and where it gains
-    less, for a lower one; where it gains nothing, bypasses stay as they were fitted one by one.
+    less, for a lower one, with what is in both choices as it was fitted for the first; where it gains nothing, bypasses
+    stay as they were fitted one by one.
 
     Args:
         choose: options that lose no more than a limit together, as they were fitted one by one.
-        fit: fits the options of a choice anew.
+        fit: fits the options of a choice anew; it is told whether most of them have been before.
         measured: the mean loss of always bypassing the regions of all these options.
         limit: of the mean loss.
     """
     aim = limit / GAINED
+    known: dict[int, Option] = {}
     for _ in range(REFITS):
         chosen = choose(aim)
         if len(chosen.steady) < LEAST:
             break
-        fitted = chosen.with_fits(fit(chosen.always))
+        start = [known.get(id(option), option) for option in chosen.always]
+        again = 2 * sum(id(option) in known for option in chosen.always) > len(start)
+        fitted = chosen.with_fits(fit(start, again))
+        known = {id(option): fresh for option, fresh in zip(chosen.always, fitted.always, strict=True)}
         loss = measured(fitted.always)
         if loss <= ROOM * limit:
             return fitted

@@ -95,9 +95,11 @@ class Refits:
     def __init__(self, share: float) -> None:
         self.share = share
         self.done: list[tuple[Option, ...]] = []
+        self.again: list[bool] = []
 
-    def refit(self, options: Sequence[Option]) -> list[Option]:
+    def refit(self, options: Sequence[Option], again: bool) -> list[Option]:
         self.done.append(tuple(options))
+        self.again.append(again)
         return [replace(item, growth=1) for item in options]
 
     def measured(self, options: Sequence[Option]) -> float:
@@ -153,6 +155,18 @@ def test_a_second_try_is_another_choice() -> None:
     assert len(refits.done) == 2
     assert lost(found) < sum(item.loss for item in refits.done[0])
     assert all(item.growth for item in found.options)
+
+
+def test_a_second_try_goes_on_from_what_both_choices_hold() -> None:
+    coarse = [option(name, loss, saved) for name in REGIONS for loss, saved in ((0.024, 1.0), (0.0275, 1.1))]
+    refits = Refits(0.9)
+    chosen_anew(lambda aim: chosen_together(coarse, aim, 1e9, refits.measured), refits.refit, refits.measured, LIMIT)
+    first, second = refits.done
+    bolder = {item.region.name for item in first if item.loss == 0.0275}
+    kept = {item.region.name for item in second if (item.loss == 0.0275) == (item.region.name in bolder)}
+    assert 0 < len(kept) < len(second)
+    assert {item.region.name for item in second if item.growth} == kept
+    assert refits.again == [False, 2 * len(kept) > len(second)]
 
 
 def test_where_it_harms_fits_stay_as_they_were() -> None:
