@@ -18,10 +18,10 @@ from skipc.compiler.pipeline import compile_model
 from skipc.compiler.report import compile_text, details_json
 from skipc.compiler.settings import Settings
 from skipc.compiler.source import load_model
-from skipc.runtime.errors import SkipcError
+from skipc.runtime.errors import PromiseError, SkipcError
 
-REFUSED = "refused.json"
-"""Says why nothing was compiled."""
+REFUSED = "refused.txt"
+"""Says what was not gained, or which promise failed."""
 
 
 def main(work: str) -> int:
@@ -35,7 +35,8 @@ def main(work: str) -> int:
         compiled = compile_model(source, datasets, Settings(**job["options"]), console)
     except SkipcError as error:
         console.error(error)
-        (folder / REFUSED).write_text(json.dumps({**error.as_json(), "exit_code": error.exit_code}), encoding="utf-8")
+        if isinstance(error, PromiseError):
+            (folder / REFUSED).write_text(str(error), encoding="utf-8")
         return error.exit_code
     seconds = time.perf_counter() - start
     memory = peak_memory_mib()

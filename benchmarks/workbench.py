@@ -18,7 +18,6 @@ from skipc.compiler.build import fixed, normalized
 from skipc.compiler.data import Dataset, InputSpec, input_specs, load_dataset
 from skipc.compiler.source import load_model
 from skipc.passes.stamp import plan_of
-from skipc.runtime.errors import PromiseError
 from skipc.runtime.plan import Plan, plan_from_json
 
 Json = dict[str, Any]
@@ -143,8 +142,8 @@ def _compile(job: Job, folder: Path, repository: Path) -> None:
     if not done.returncode:
         return
     refused = folder / REFUSED
-    if done.returncode == PromiseError.exit_code and refused.exists():
-        raise RefusedError(json.loads(refused.read_text(encoding="utf-8"))["message"])
+    if refused.exists():
+        raise RefusedError(refused.read_text(encoding="utf-8"))
     raise BenchmarkError(f"compiling {job.name} failed with exit code {done.returncode}")
 
 

@@ -43,12 +43,13 @@ def fitted_anew(
     seed = settings.seed
     blocks = [ungated(option.region, option.bypass) for option in chosen]
     before = measured(chosen)
-    ways: list[tuple[str, Callable[[], Sequence[Block] | str]]] = [
-        ("learn", lambda: learnt(model, blocks, items, output, seed, epochs, progress)),
-        ("refit", lambda: refitted(model, blocks, items, seed, progress)),
+    given = (model, blocks, items, output, seed)
+    ways: list[tuple[str, tuple[object, ...], Callable[[], Sequence[Block] | str]]] = [
+        ("learn", (*given, epochs), lambda: learnt(model, blocks, items, output, seed, epochs, progress)),
+        ("refit", given, lambda: refitted(model, blocks, items, seed, progress)),
     ]
-    for name, way in ways if epochs else ways[1:]:
-        found = settings.cache.recall(name, (model, blocks, items, output, seed, epochs), way)
+    for name, key, way in ways if epochs else ways[1:]:
+        found = settings.cache.recall(name, key, way)
         if isinstance(found, str):
             continue
         fresh = [replace(option, bypass=block.bypass) for option, block in zip(chosen, found, strict=True)]

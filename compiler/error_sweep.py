@@ -18,8 +18,8 @@ from skipc.compiler.sweep import differentiable
 from skipc.passes.base import GraphPass, run_passes
 from skipc.passes.corrections import AddCorrections, AddError, Correction
 from skipc.passes.expose import up_to, with_outputs
+from skipc.passes.flat_scaling import FlatScaling
 from skipc.passes.inject import ReplaceRegions
-from skipc.passes.one_seed import OneSeed
 from skipc.runtime import names
 from skipc.runtime.plan import Array, Block
 from skipc.runtime.session import Session, open_session
@@ -120,7 +120,7 @@ class ErrorSweep:
         adjoints = tuple(item.name for item in reverse.graph.output[-len(shifts) :])
         features = [correction.features for correction in corrections]
         # onnx-ad also writes derivatives that nobody asked for, by weights: up_to leaves them out.
-        needed = up_to(with_outputs(run_passes(reverse, [OneSeed()]), features), [*adjoints, *features])
+        needed = up_to(with_outputs(run_passes(reverse, [FlatScaling(seed)]), features), [*adjoints, *features])
         return cls(open_session(needed.SerializeToString()), tuple(corrections), tuple(values), seed, adjoints)
 
     def derivatives(self, groups: Sequence[Group], moves: Sequence[Moves]) -> list[Moves]:

@@ -76,15 +76,15 @@ def chosen_anew(
         limit: of the mean loss.
     """
     aim = limit / GAINED
-    known: dict[int, Option] = {}
+    known: list[tuple[Option, Option]] = []
     for _ in range(REFITS):
         chosen = choose(aim)
         if len(chosen.steady) < LEAST:
             break
-        start = [known.get(id(option), option) for option in chosen.always]
-        again = 2 * sum(id(option) in known for option in chosen.always) > len(start)
-        fitted = chosen.with_fits(fit(start, again))
-        known = {id(option): fresh for option, fresh in zip(chosen.always, fitted.always, strict=True)}
+        start = [next((new for old, new in known if old is option), option) for option in chosen.always]
+        done = sum(new is not old for old, new in zip(chosen.always, start, strict=True))
+        fitted = chosen.with_fits(fit(start, 2 * done > len(start)))
+        known = list(zip(chosen.always, fitted.always, strict=True))
         loss = measured(fitted.always)
         if loss <= ROOM * limit:
             return fitted

@@ -17,14 +17,7 @@ from onnx.helper import tensor_dtype_to_np_dtype
 
 from skipc.runtime.plan import Array
 
-AXES_AS_INPUT = {
-    "ReduceMean": 18,
-    "ReduceMax": 18,
-    "ReduceMin": 18,
-    "ReduceSum": 13,
-    "Squeeze": 13,
-    "Unsqueeze": 13,
-}
+AXES_AS_INPUT = {"ReduceMean": 18, "ReduceMax": 18, "ReduceMin": 18, "ReduceSum": 13, "Unsqueeze": 13}
 
 PACKED = ("int4", "uint4")
 """Types of two elements in a byte, which onnx-graphsurgeon cannot write."""
@@ -124,16 +117,9 @@ class Builder:
 
     def unsqueeze(self, value: str, axis: int, *, output: str = "") -> str:
         """Add an axis of extent one, with its position where the opset wants it."""
-        return self._with_axis("Unsqueeze", value, axis, output)
-
-    def squeeze(self, value: str, axis: int, *, output: str = "") -> str:
-        """Leave out an axis of extent one, likewise."""
-        return self._with_axis("Squeeze", value, axis, output)
-
-    def _with_axis(self, op_type: str, value: str, axis: int, output: str) -> str:
-        if self._opset < AXES_AS_INPUT[op_type]:
-            return self.op(op_type, [value], output=output, axes=[axis])
-        return self.op(op_type, [value, self.constant([axis], np.int64)], output=output)
+        if self._opset < AXES_AS_INPUT["Unsqueeze"]:
+            return self.op("Unsqueeze", [value], output=output, axes=[axis])
+        return self.op("Unsqueeze", [value, self.constant([axis], np.int64)], output=output)
 
     def cast(self, value: str, elem_type: int, *, output: str = "") -> str:
         """Add a cast to an ONNX element type."""
