@@ -66,8 +66,8 @@ def chosen_anew(
     """A choice whose bypasses know one another, as bold as what that gains allows.
 
     The choice is made for a limit that is as much higher as fitting them anew is expected to gain, and where it gains
-    less, for a lower one, with what is in both choices as it was fitted for the first; where it gains nothing, bypasses
-    stay as they were fitted one by one.
+    less, for a lower one, with what is in both choices as it was fitted for the first, which may be enough; where it
+    gains nothing, bypasses stay as they were fitted one by one.
 
     Args:
         choose: options that lose no more than a limit together, as they were fitted one by one.
@@ -83,6 +83,8 @@ def chosen_anew(
             break
         start = [next((new for old, new in known if old is option), option) for option in chosen.always]
         done = sum(new is not old for old, new in zip(chosen.always, start, strict=True))
+        if done and measured(start) <= ROOM * limit:
+            return chosen.with_fits(start)
         fitted = chosen.with_fits(fit(start, 2 * done > len(start)))
         known = list(zip(chosen.always, fitted.always, strict=True))
         loss = measured(fitted.always)
