@@ -1,4 +1,4 @@
-"""MiniLM by hand: what narrow bypasses lose and save at each width, and what gates for one block or for four keep.
+"""MiniLM by hand: what narrow bypasses lose and save at each width, and what gates for one block or for several keep.
 
 Bypasses and gates are fitted on film reviews as a compilation would; nothing is certified.
 """
@@ -178,7 +178,7 @@ def _gated(
         rounds: of timing.
     """
     model = ground.surveyed.model
-    blocks = with_policy(plain, policy, Flow.of(model.graph))
+    blocks = with_policy(plain, policy, Flow.of(model.graph), steady={block.region.name for block in plain})
     smooth = ablate(instrument(model, blocks, ground.surveyed.executor), ground.fit, ground.loss)[1]
     pooled = {region.entry: ground.observed[region.name].pooled for region in ground.surveyed.survey.blocks}
     impacts = in_common(smooth, range(len(blocks))) if common else smooth

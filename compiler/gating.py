@@ -35,6 +35,7 @@ from skipc.compiler.running import Instrumented, Judged, Outcome, Window, run_ga
 from skipc.compiler.settings import Settings
 from skipc.compiler.shipped import as_deployed, as_shipped, speed_as_shipped
 from skipc.compiler.survey import Surveyed
+from skipc.compiler.thinning import telling
 from skipc.passes.flow import Flow
 from skipc.passes.gate import decides_by_row, is_by_token
 from skipc.passes.policy import with_policy
@@ -46,6 +47,11 @@ HOPE = 1.5
 
 PATH_UNITS = {True: 1000, False: 300}
 """Units of *fit* that steps are tried on, for binary losses and for others: rare errors need more to be seen."""
+
+GENTLE, DOUBTFUL = 6, 8
+"""Configurations that a path keeps, at most, of those that *fit* leaves no doubt of and of the others: what lies
+between two of them is hardly faster than the first, and takes as long to settle and to test.
+"""
 
 ABLATION_SHARE = 0.3
 """Of the time that this stage takes, for its progress bar."""
@@ -245,6 +251,8 @@ def _with_path(
     speed = speed_as_shipped(surveyed, judged, settings)
     offer = _offer(fitted, fitted.smooth, costs, judged)
     path = best_path(offer, trial, 1.0 - claim.confidence, partial(speed, blocks))
+    if not settings.budget:
+        path = telling(path, GENTLE, DOUBTFUL)
     if judged.units > few.units:
         path = settled(path, offer, trial, lambda window: run_gated(model, window, judged, claim.loss))
     return Gated(blocks, fitted.fits, path, model)

@@ -13,6 +13,7 @@ it is quantized in steps no coarser than the original's for that batch, and no f
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from skipc.compiler.data import Batch
+from skipc.compiler.running import in_parallel
 from skipc.passes.base import run_passes
 from skipc.passes.expose import with_outputs
 from skipc.passes.freeze import FreezeScales, scales_of
@@ -82,8 +84,8 @@ def dependent(model: onnx.ModelProto, blocks: Sequence[Block], items: Sequence[B
             whole = (
                 session.run({**feeds, **none}, exits) if scales else {name: values[name][::turned] for name in exits}
             )
-            for block in blocks:
-                reason = _dependence(session, block, feeds, none, whole[block.region.exit])
+            tried = partial(_dependence, session, feeds, none, whole)
+            for block, reason in zip(blocks, in_parallel(tried, blocks), strict=True):
                 if reason:
                     found.setdefault(block.region.name, reason)
     return found
@@ -98,9 +100,12 @@ def _turned(item: Batch) -> dict[str, Array]:
     }
 
 
-def _dependence(session: Session, block: Block, feeds: Mapping[str, Array], none: Decisions, expected: Array) -> str:
-    """Why a block's rows are not independent on one batch; empty where they are."""
+def _dependence(
+    session: Session, feeds: Mapping[str, Array], none: Decisions, whole: Mapping[str, Array], block: Block
+) -> str:
+    """Why a block's rows are not independent on one batch, run in full as a whole; empty where they are."""
     name, leaving = names.agreed(block.region.name), block.region.exit
+    expected = whole[leaving]
 
     def run(chosen: NDArray[np.float32]) -> Array:
         return session.run({**feeds, **none, name: chosen}, [leaving])[leaving]

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-
 from skipc.compiler.certify import Claim, certify
 from skipc.compiler.gating import Gated
 from skipc.compiler.loss import Losses
-from skipc.compiler.planner import ALWAYS, REACH, SURE, Step, window_of
+from skipc.compiler.planner import Step, window_of
 from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Judged, run_gated
 from skipc.compiler.splits import Splits
+from skipc.compiler.thinning import levels_of, telling, thinned
 from skipc.runtime.errors import PromiseError
 from skipc.runtime.plan import Certificate
 
@@ -69,46 +68,3 @@ def certified_levels(gated: Gated, splits: Splits, claim: Claim, progress: Progr
             return Levels(tuple(path[i] for i in kept), certificates[position])
     what = f"every certified configuration exceeds {claim.limit:g} on the test split (mean {min(means):.4g} at least)"
     raise PromiseError("risk-exceeded", what, hint="give more data, or allow more with --risk")
-
-
-def thinned(path: Sequence[Step], limit: float, count: int) -> tuple[Step, ...]:
-    """About so many configurations of a path, evenly spaced in their loss on *fit* up to the end, which is kept.
-
-    Chosen without the data that they will be tested on, so that testing the few certifies as testing all would.
-    """
-    if len(path) <= count:
-        return tuple(path)
-    most = min(max(step.loss for step in path), REACH * limit)
-    places = {max((i for i, step in enumerate(path) if step.loss <= aim), default=0) for aim in _aims(most, count)}
-    return tuple(path[i] for i in sorted(places | {len(path) - 1}))
-
-
-def telling(path: Sequence[Step], gentle: int) -> tuple[Step, ...]:
-    """A path without most of its gentle configurations, which would pass, and cost as long to test as the others do.
-
-    Chosen, as `thinned` does, without the data that they will be tested on.
-
-    Args:
-        path: from gentle to bold.
-        gentle: number of configurations to keep, at most, that are as good as certain to pass.
-    """
-    sure = [place for place, step in enumerate(path) if step.p_value < SURE]
-    sparse = {sure[int(place)] for place in np.linspace(0, len(sure) - 1, min(gentle, len(sure)))}
-    return tuple(step for place, step in enumerate(path) if place in sparse or step.p_value >= SURE)
-
-
-def _aims(most: float, count: int) -> list[float]:
-    return [most * (i + 1) / count for i in range(count)]
-
-
-def levels_of(path: Sequence[Step], count: int) -> tuple[int, ...]:
-    """Positions of at most so many configurations to keep, evenly spaced, the last one always among them.
-
-    A block that the last one bypasses always has no gate in the file, so the others must bypass it always or never.
-    """
-    fixed = [gate for gate, limit in enumerate(path[-1].thresholds) if limit == ALWAYS]
-    kept = [i for i, step in enumerate(path) if all(abs(step.thresholds[gate]) == ALWAYS for gate in fixed)]
-    if len(kept) <= count:
-        return tuple(kept)
-    places = np.linspace(0, len(kept) - 1, count + 1)[1:]
-    return tuple(kept[round(float(place))] for place in places)

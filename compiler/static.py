@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
 from skipc.compiler.build import build_static
+from skipc.compiler.calibrate import p_value
 from skipc.compiler.certify import Claim, certify
 from skipc.compiler.gating import PATH_UNITS
 from skipc.compiler.levels import TESTED
 from skipc.compiler.loss import Loss, Losses
 from skipc.compiler.options import Option
+from skipc.compiler.planner import SURE
 from skipc.compiler.running import Instrumented, Judged, opened, run_gated
 from skipc.runtime.plan import Block, Certificate
-
-FAR_WITHIN, FAR_BEYOND = 0.25, 2.0
-"""Multiples of the limit within and beyond which *fit* leaves no doubt of what *calibrate* will say."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def best_static(
     """
     order = sorted(range(len(options)), key=lambda i: -options[i].worth(claim.limit))
     few = fit.first(claim.loss.enough(PATH_UNITS[claim.loss.binary]))
-    sets = _within_reach(session, [order[: count + 1] for count in range(len(order))], len(blocks), few, claim)
+    units = min(judged.units for judged in calibrate)
+    sets = _within_reach(session, [order[: count + 1] for count in range(len(order))], len(blocks), few, units, claim)
     if claim.loss.steady:
         sets = sets[:: -max(1, len(sets) // TESTED)][::-1]
 
@@ -72,13 +73,13 @@ def best_static(
 
 
 def _within_reach(
-    session: Instrumented, sets: Sequence[Sequence[int]], gates: int, fit: Judged, claim: Claim
+    session: Instrumented, sets: Sequence[Sequence[int]], gates: int, fit: Judged, units: int, claim: Claim
 ) -> list[Sequence[int]]:
-    """The sets worth testing: from the last that is far within the limit on *fit* to the first far beyond it."""
+    """The sets worth testing on so many units: by *fit* those before are sure to pass, and those behind to fail."""
     found: list[Sequence[int]] = []
     for chosen in sets:
-        mean = run_gated(session, opened(gates, chosen), fit, claim.loss).mean
-        found = [chosen] if mean <= FAR_WITHIN * claim.limit else [*found, chosen]
-        if mean > FAR_BEYOND * claim.limit:
+        losses = np.resize(run_gated(session, opened(gates, chosen), fit, claim.loss).losses, units)
+        found = [chosen] if p_value(losses, claim.limit, claim.binary) < SURE else [*found, chosen]
+        if p_value(1.0 - losses, 1.0 - claim.limit, claim.binary) < SURE:
             break
     return found

@@ -23,6 +23,9 @@ GAINED = 0.83
 """Share of the joint loss that learning is hoped to leave: it leaves less where blocks keep three fifths of their units
 (0.81 in `benchmarks/results/widths.json`), and more where they keep more, which costs a second try."""
 
+NEAR = 1.015
+"""Where learning misses the limit by no more than this factor it goes on: two more epochs gain about as much."""
+
 SAFE = 0.99
 """Share of what would be just enough that a second try aims at."""
 
@@ -87,8 +90,11 @@ def chosen_anew(
         if done and measured(start) <= ROOM * limit:
             return chosen.with_fits(start)
         fitted = chosen.with_fits(fit(start, 2 * done > len(start)))
-        known = list(zip(chosen.always, fitted.always, strict=True))
         loss = measured(fitted.always)
+        if ROOM * limit < loss <= NEAR * ROOM * limit:
+            fitted = chosen.with_fits(fit(fitted.always, True))
+            loss = measured(fitted.always)
+        known = list(zip(chosen.always, fitted.always, strict=True))
         if loss <= ROOM * limit:
             return fitted
         aim = SAFE * limit * chosen.loss / loss

@@ -20,7 +20,9 @@ AHEAD = 1
 """Regions by which a gate looks ahead; the entries of neighbouring regions are alike."""
 
 RUN = 4
-"""Neighbouring regions that one gate decides for at most."""
+"""Neighbouring regions that one gate decides for at most, except behind as many: what the first regions read tells
+little of what the others will make of it, and where the network has gone on a while one answer does for all the rest
+(`benchmarks/results/widths.json`)."""
 
 POLICIES = ("block", "ahead", "early", "merged")
 """Each gate reads its own region's entry value, the one of the gated block before, or the first block's; or runs of
@@ -39,12 +41,13 @@ def with_policy(
         blocks: in graph order.
         policy: one of `POLICIES`.
         flow: of the normalised model.
-        steady: names of the regions that may share a gate; None for all of them.
+        steady: names of the regions that may share a gate, any number of them behind the first `RUN`; None for all of
+            them, no more than `RUN` each.
     """
     if policy == "block":
         return tuple(blocks)
     if policy == "merged":
-        return _merged(blocks, flow, [block.region.name for block in blocks] if steady is None else steady)
+        return _merged(blocks, flow, steady)
     back = {"ahead": AHEAD, "early": len(blocks)}[policy]
     return tuple(_reading(block, blocks[max(0, number - back)].region) for number, block in enumerate(blocks))
 
@@ -65,12 +68,14 @@ def _may_read(gate: Gate, own: Sequence[Dim], earlier: Sequence[Dim]) -> bool:
     return own[:2] == earlier[:2] and len(own) == len(earlier) if gate.mask else own[:1] == earlier[:1]
 
 
-def _merged(blocks: Sequence[Block], flow: Flow, steady: Collection[str]) -> tuple[Block, ...]:
+def _merged(blocks: Sequence[Block], flow: Flow, steady: Collection[str] | None) -> tuple[Block, ...]:
     position = {node.name: i for i, node in enumerate(flow.nodes)}
+    may_share = {block.region.name for block in blocks} if steady is None else set(steady)
     runs: list[list[Block]] = []
-    for block in blocks:
+    for number, block in enumerate(blocks):
         before = runs[-1] if runs else []
-        able = len(before) < RUN and {block.region.name, *(each.region.name for each in before)} <= set(steady)
+        deep = steady is not None and number - len(before) >= RUN
+        able = (deep or len(before) < RUN) and {block.region.name, *(each.region.name for each in before)} <= may_share
         if before and able and _joins(before[-1], block, flow, position):
             before.append(block)
         else:

@@ -147,7 +147,7 @@ def test_where_it_gains_less_the_choice_is_gentler() -> None:
 def test_a_second_try_is_another_choice() -> None:
     """Even where the first one lay far below what it aimed at."""
     coarse = [option(name, loss, saved) for name in REGIONS for loss, saved in ((0.024, 1.0), (0.0275, 1.1))]
-    refits = Refits(0.9)
+    refits = Refits(0.94)
     found = chosen_anew(
         lambda aim: chosen_together(coarse, aim, 1e9, refits.measured), refits.refit, refits.measured, LIMIT
     )
@@ -158,7 +158,7 @@ def test_a_second_try_is_another_choice() -> None:
 
 def test_a_second_try_goes_on_from_what_both_choices_hold() -> None:
     coarse = [option(name, loss, saved) for name in REGIONS for loss, saved in ((0.024, 1.0), (0.0275, 1.1))]
-    refits = Refits(0.9)
+    refits = Refits(0.94)
     chosen_anew(lambda aim: chosen_together(coarse, aim, 1e9, refits.measured), refits.refit, refits.measured, LIMIT)
     first, second = refits.done
     bolder = {item.region.name for item in first if item.loss == 0.0275}
@@ -171,13 +171,29 @@ def test_a_second_try_goes_on_from_what_both_choices_hold() -> None:
 def test_nothing_is_fitted_again_where_what_both_choices_hold_is_enough() -> None:
     # The first choice lies above the limit by little, and the second differs from it in one region alone.
     options = [option(name, 0.0265, 1.0) for name in REGIONS] + [option("a", 0.02, 0.9)]
-    refits = Refits(0.93)
+    refits = Refits(0.95)
     found = chosen_anew(
         lambda aim: chosen_together(options, aim, 1e9, refits.measured), refits.refit, refits.measured, LIMIT
     )
     assert len(refits.done) == 1
     assert {item.region.name for item in found.options if item.growth} == {"b", "c", "d"}
     assert refits.measured(found.options) <= ROOM * LIMIT
+
+
+@pytest.mark.parametrize(("share", "bold"), [(0.88, 4), (0.93, 3)])
+def test_a_near_miss_goes_on_learning(share: float, bold: int) -> None:
+    """Where going on does not gain enough either, the next choice is gentler."""
+    options = [option(name, 0.0275, 1.1) for name in REGIONS] + [option("a", 0.01, 0.9)]
+    refits = Refits(0.9)
+
+    def fit(chosen: Sequence[Option], again: bool) -> list[Option]:
+        fitted = refits.refit(chosen, again)
+        return [replace(item, loss=item.loss * share / 0.9) for item in fitted] if again else fitted
+
+    found = chosen_anew(lambda aim: chosen_together(options, aim, 1e9, refits.measured), fit, refits.measured, LIMIT)
+    assert refits.again == [False, True]
+    assert sum(item.growth for item in found.always) == bold
+    assert refits.measured(found.always) <= ROOM * LIMIT
 
 
 def test_where_it_harms_fits_stay_as_they_were() -> None:

@@ -122,6 +122,18 @@ def test_only_regions_that_can_always_be_bypassed_share_a_gate() -> None:
     assert [item.region.name for item in blocks] == [f"{regions[0]}..{regions[1]}", *regions[2:]]
 
 
+def test_behind_the_first_run_one_gate_decides_for_all_neighbours() -> None:
+    found = surveyed(transformer(layers=6))
+    plain = [deciding(block(region), "batch") for region in found.survey.blocks]
+    regions = [item.region.name for item in plain]
+    assert len(regions) > 2 * RUN + 1
+    flow = Flow.of(found.model.graph)
+    blocks = with_policy(plain, "merged", flow, steady=set(regions))
+    assert [len(item.bypass.parts) for item in blocks] == [RUN, len(regions) - RUN]
+    alone = with_policy(plain, "merged", flow, steady=set(regions[1:]))
+    assert [len(item.bypass.parts) for item in alone] == [0, RUN, len(regions) - 1 - RUN]
+
+
 @pytest.mark.parametrize("network", NETWORKS, ids=["transformer", "conv", "mlp"])
 def test_an_open_gate_of_a_run_runs_the_bypasses_of_its_parts(network: Network) -> None:
     original, plain, blocks = merged(network, "batch")

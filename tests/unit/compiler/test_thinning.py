@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skipc.compiler.levels import levels_of, telling, thinned
 from skipc.compiler.planner import ALWAYS, NEVER, Step
+from skipc.compiler.thinning import levels_of, telling, thinned
 
 
 def step(*thresholds: float) -> Step:
@@ -40,6 +40,10 @@ def test_of_gentle_configurations_few_are_tested() -> None:
     assert kept[4:] == tuple(path[34:])
     assert telling(path[:2], 4) == tuple(path[:2])
     assert telling([], 4) == ()
+    few = telling(path, 4, 6)
+    assert few[:4] == kept[:4]
+    assert [path.index(step) for step in few[4:]] == [34, 39, 44, 49, 54, 59]
+    assert telling(few, 4, 6) == few
 
 
 def test_a_thinned_path_keeps_its_end_and_is_spread_over_the_loss() -> None:
