@@ -36,7 +36,7 @@ from skipc.passes.surrogate import KINDS
 from skipc.runtime.plan import Block, Bypass
 from skipc.runtime.session import Session
 
-ABLATION_UNITS = 150
+ABLATION_UNITS = 120
 
 OPTIONS_SHARE = 0.75
 """Of the time that this stage takes, for its progress bar; the rest is for fitting the chosen ones anew."""

@@ -73,7 +73,7 @@ def ablate(
     return np.stack([outcome.losses for outcome in each]), np.stack([outcome.smooth for outcome in each])
 
 
-TIMING_BUDGET_MS = 4000.0
+TIMING_BUDGET_MS = 3000.0
 TIMED_BATCHES = 4
 LEAST_ROUNDS, MOST_ROUNDS = 4, 50
 
