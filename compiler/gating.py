@@ -28,7 +28,7 @@ from skipc.compiler.impact import (
 )
 from skipc.compiler.ladder import Offer, forecast
 from skipc.compiler.options import Option
-from skipc.compiler.planner import REACH, Step, Trial, best_path, settled, threshold_at
+from skipc.compiler.planner import REACH, Step, Trial, best_path, boldest, settled, threshold_at
 from skipc.compiler.policies import fastest, may_share, policies_of
 from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Instrumented, Judged, Outcome, Window, run_gated
@@ -252,7 +252,7 @@ def _with_path(
     offer = _offer(fitted, fitted.smooth, costs, judged)
     path = best_path(offer, trial, 1.0 - claim.confidence, partial(speed, blocks))
     if not settings.budget:
-        path = telling(path, GENTLE, DOUBTFUL)
+        path = telling(path, GENTLE, DOUBTFUL, boldest(path, claim.limit, 1.0 - claim.confidence))
     if judged.units > few.units:
         path = settled(path, offer, trial, lambda window: run_gated(model, window, judged, claim.loss))
     return Gated(blocks, fitted.fits, path, model)

@@ -21,7 +21,9 @@ def thinned(path: Sequence[Step], limit: float, count: int) -> tuple[Step, ...]:
     return tuple(path[i] for i in sorted(places | {len(path) - 1}))
 
 
-def telling(path: Sequence[Step], gentle: int, doubtful: int | None = None) -> tuple[Step, ...]:
+def telling(
+    path: Sequence[Step], gentle: int, doubtful: int | None = None, end: Step | None = None
+) -> tuple[Step, ...]:
     """A path without most of its gentle configurations, which would pass, and cost as long to test as the others do.
 
     Chosen, as `thinned` does, without the data that they will be tested on.
@@ -30,11 +32,12 @@ def telling(path: Sequence[Step], gentle: int, doubtful: int | None = None) -> t
         path: from gentle to bold.
         gentle: number of configurations to keep, at most, that are as good as certain to pass.
         doubtful: the same of the others; all of them where it is not said.
+        end: one of them that is kept in any case.
     """
     sure = [place for place, step in enumerate(path) if step.p_value < SURE]
     rest = [place for place, step in enumerate(path) if step.p_value >= SURE]
     kept = {*_spread(sure, gentle), *_spread(rest, len(rest) if doubtful is None else doubtful)}
-    return tuple(path[place] for place in sorted(kept))
+    return tuple(step for place, step in enumerate(path) if place in kept or step is end)
 
 
 def _aims(most: float, count: int) -> list[float]:

@@ -44,6 +44,7 @@ def test_of_gentle_configurations_few_are_tested() -> None:
     assert few[:4] == kept[:4]
     assert [path.index(step) for step in few[4:]] == [34, 39, 44, 49, 54, 59]
     assert telling(few, 4, 6) == few
+    assert [path.index(step) for step in telling(path, 4, 6, path[51])[4:]] == [34, 39, 44, 49, 51, 54, 59]
 
 
 def test_a_thinned_path_keeps_its_end_and_is_spread_over_the_loss() -> None:
