@@ -112,12 +112,13 @@ class GateFit:
     rank_correlation: float
 
 
-def fit_gate(pooled: NDArray[np.float32], impact: NDArray[np.float64]) -> GateFit:
+def fit_gate(pooled: NDArray[np.float32], impact: NDArray[np.float64], real: int | None = None) -> GateFit:
     """Fit a read-out of the pooled entry value that predicts the log of a block's impact, by ridge.
 
     Args:
         pooled: [samples, C].
         impact: smooth loss of bypassing the block, [samples].
+        real: how many of them, from the first on, the data holds; the others are made to fit on, and no more.
     """
     target = np.log(impact + TINY)
     mean, spread = pooled.mean(axis=0, dtype=np.float64), pooled.std(axis=0, dtype=np.float64)
@@ -131,10 +132,10 @@ def fit_gate(pooled: NDArray[np.float32], impact: NDArray[np.float64]) -> GateFi
     shrunk = singular / (singular**2 + strengths[best]) * (left.T @ centred)
     weight = ((right.T @ shrunk) / spread).astype(np.float32)
     bias = float(target.mean() - mean @ weight)
-    scores = pooled @ weight + bias
+    scores = pooled[:real] @ weight + bias
     gate = Gate("mean", weight, bias, floor=float(np.nextafter(np.float32(scores.min()), np.float32(-np.inf))))
-    predicted = fits[best] + target.mean()
-    return GateFit(gate, predicted, rank_correlation(predicted, impact))
+    predicted = (fits[best] + target.mean())[:real]
+    return GateFit(gate, predicted, rank_correlation(predicted, impact[:real]))
 
 
 def _leave_one_out(left: Matrix, singular: Matrix, target: Matrix, strength: float) -> NDArray[np.float64]:

@@ -14,8 +14,9 @@ from skipc.compiler.impact import ablate, instrument
 from skipc.compiler.loss import Loss
 from skipc.compiler.moments import Observed
 from skipc.compiler.progress import Progress
-from skipc.compiler.running import Judged, run_gated, shut
+from skipc.compiler.running import Instrumented, Judged, opened, run_gated, shut
 from skipc.compiler.settings import Settings
+from skipc.compiler.splices import Made, made_samples
 from skipc.compiler.survey import Surveyed
 from skipc.compiler.token_fit import Rows, observe_tokens
 from skipc.passes.gate import is_by_token
@@ -85,7 +86,8 @@ def fit_gates(
         progress: of the runs.
     """
     seen = _gate_units(evidence.judged, loss)
-    losses, smooth = ablate(instrument(surveyed.model, plain, surveyed.executor), seen, loss, progress)
+    bypassed = instrument(surveyed.model, plain, surveyed.executor)
+    losses, smooth = ablate(bypassed, seen, loss, progress)
     by_token = [block for block in plain if is_by_token(block.gate)]
     tokens = settings.cache.recall(
         "tokens",
@@ -95,8 +97,11 @@ def fit_gates(
     regions = [part.region for block in plain for part in block.bypass.parts or (block,)]
     pooled = {region.entry: evidence.observed[region.name].pooled for region in regions}
     guards = [i for i, block in enumerate(plain) if evidence.steady.issuperset(names_of(block))]
-    rows = zip(plain, in_common(smooth, guards), smooth, strict=True)
-    fits = tuple(_fit(block, pooled, seen, tokens, target, impact) for block, target, impact in rows)
+    made = _made(surveyed, [plain[gate] for gate in guards], evidence, seen, loss, settings)
+    targets = _targets(bypassed, guards, smooth, made, loss)
+    fits = tuple(
+        _fit(block, pooled, seen, tokens, smooth[gate], targets.get(gate), made) for gate, block in enumerate(plain)
+    )
     blocks = tuple(replace(block, gate=fit.gate) for block, fit in zip(plain, fits, strict=True))
     model = instrument(surveyed.model, blocks, surveyed.executor)
     return Fitted(blocks, fits, losses, smooth, run_gated(model, shut(len(blocks)), seen, loss).scores)
@@ -105,6 +110,30 @@ def fit_gates(
 def names_of(block: Block) -> tuple[str, ...]:
     """Names of the regions that a block bypasses."""
     return tuple(part.region.name for part in block.bypass.parts) or (block.region.name,)
+
+
+def _made(
+    surveyed: Surveyed, guards: Sequence[Block], evidence: Evidence, seen: Judged, loss: Loss, settings: Settings
+) -> Made | None:
+    """More samples for guards; None where none can be made, or where what a gate decides on is no single sample."""
+    if not guards or loss.steady or seen.units != seen.samples or any(is_by_token(block.gate) for block in guards):
+        return None
+    read = {_read(block): (block.bypass.parts or (block,))[0].region for block in guards}
+    if any(region.entry != name for name, region in read.items()):
+        return None
+    items = evidence.single[: seen.samples]
+    return made_samples(surveyed.model, read, items, surveyed.inputs, seen.output, loss, settings.seed)
+
+
+def _targets(
+    bypassed: Instrumented, guards: Sequence[int], smooth: NDArray[np.float64], made: Made | None, loss: Loss
+) -> Mapping[int, NDArray[np.float64]]:
+    """What each guard learns to predict, [samples, the made ones behind the others]."""
+    impacts = smooth[list(guards)]
+    if made is not None:
+        each = [run_gated(bypassed, opened(bypassed.gates, [gate]), made.judged, loss).smooth for gate in guards]
+        impacts = np.concatenate([impacts, each], axis=1)
+    return dict(zip(guards, in_common(impacts, range(len(guards))), strict=True))
 
 
 def in_common(impacts: NDArray[np.float64], guards: Sequence[int]) -> NDArray[np.float64]:
@@ -138,21 +167,31 @@ def _fit(
     pooled: Mapping[str, NDArray[np.float32]],
     seen: Judged,
     tokens: Mapping[str, Rows],
-    target: NDArray[np.float64],
     impact: NDArray[np.float64],
+    target: NDArray[np.float64] | None,
+    made: Made | None,
 ) -> GateFit:
     """Fit a gate to what it reads: tokens, or the pooled entry value of its own region or of an earlier one.
 
-    What it learns to predict may be another measure than the impact that it is judged by.
+    What a guard learns to predict is another measure than the impact that it is judged by, and of made samples too.
     """
     if is_by_token(block.gate):
         fit = fit_gate(*tokens[block.region.name])
     else:
-        read = block.gate.reading.value if block.gate.reading else block.region.entry
-        fit = fit_gate(_by_unit(pooled[read], seen), target)
+        rows = _by_unit(pooled[_read(block)], seen)
+        if target is None:
+            fit = fit_gate(rows, impact)
+        else:
+            more = [made.pooled[_read(block)]] if made else []
+            fit = fit_gate(np.concatenate([rows, *more]), target, real=len(rows))
         fit = replace(fit, rank_correlation=rank_correlation(fit.predicted, impact))
     gate = replace(block.gate, weight=fit.gate.weight, bias=fit.gate.bias, floor=fit.gate.floor)
     return replace(fit, gate=gate)
+
+
+def _read(block: Block) -> str:
+    """Name of the value that a block's gate reads."""
+    return block.gate.reading.value if block.gate.reading else block.region.entry
 
 
 def _by_unit(pooled: NDArray[np.float32], judged: Judged) -> NDArray[np.float32]:

@@ -1,0 +1,62 @@
+"""Gates learn from sequences made of two samples as well."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from skipc.compiler.data import Batch, InputSpec
+from skipc.compiler.fit import fit_gate
+from skipc.compiler.splices import spliced
+
+OPEN = (InputSpec("ids", np.dtype(np.int64), ("n", "s")), InputSpec("mask", np.dtype(np.int64), ("n", "s")))
+
+
+def sample(number: int, length: int) -> Batch:
+    ids = 100 * number + np.arange(length)[None]
+    return Batch({"ids": ids, "mask": np.ones_like(ids)}, (number,), np.ones((1, length), bool))
+
+
+def test_each_half_is_joined_to_another_once() -> None:
+    lengths = [6, 9, 4, 12, 7]
+    made = spliced([sample(i, length) for i, length in enumerate(lengths)], OPEN, seed=3)
+    assert len(made) == len(lengths)
+    starts, ends = [], []
+    for item in made:
+        ids = item.feeds["ids"][0]
+        first, second = ids[0] // 100, ids[-1] // 100
+        assert first != second
+        half = lengths[first] // 2
+        np.testing.assert_array_equal(ids[:half], 100 * first + np.arange(half))
+        np.testing.assert_array_equal(ids[half:], 100 * second + np.arange(lengths[second] // 2, lengths[second]))
+        assert item.valid is not None
+        assert item.feeds["mask"].shape == item.valid.shape == (1, len(ids))
+        starts.append(first)
+        ends.append(second)
+    assert sorted(starts) == sorted(ends) == list(range(len(lengths)))
+
+
+@pytest.mark.parametrize("shape", [("n", 8), (1, "s"), ("n",), ()])
+def test_nothing_is_made_of_what_is_no_sequence_of_open_length(shape: tuple[int | str, ...]) -> None:
+    inputs = (OPEN[0], InputSpec("mask", np.dtype(np.int64), shape))
+    assert spliced([sample(i, 6) for i in range(4)], inputs, seed=0) == ()
+
+
+def test_short_samples_and_lone_ones_are_left_out() -> None:
+    assert spliced([sample(0, 3), sample(1, 6), sample(2, 2)], OPEN, seed=0) == ()
+    assert spliced([], OPEN, seed=0) == ()
+
+
+def test_made_samples_are_learnt_from_and_not_taken_for_seen() -> None:
+    random = np.random.default_rng(0)
+    pooled = random.standard_normal((400, 48)).astype(np.float32)
+    slope = random.standard_normal(48) / 4
+    impact = np.exp(pooled @ slope + 0.5 * random.standard_normal(400))
+    # The made ones reach further than the others.
+    pooled[40:] *= 2.0
+    impact[40:] = np.exp(pooled[40:] @ slope)
+    few, more = fit_gate(pooled[:40], impact[:40]), fit_gate(pooled, impact, real=40)
+    assert more.predicted.shape == few.predicted.shape == (40,)
+    assert np.corrcoef(more.gate.weight, slope)[0, 1] > np.corrcoef(few.gate.weight, slope)[0, 1]
+    scores = pooled @ more.gate.weight + more.gate.bias
+    assert scores[:40].min() > more.gate.floor > scores.min()
