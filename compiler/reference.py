@@ -18,9 +18,6 @@ from skipc.runtime.session import Session
 
 BINS = 20
 
-OTHERS = 300
-"""Units of each data set that levels other than the one in force are counted on: enough for twenty bins."""
-
 Rows = NDArray[np.float32]
 
 
@@ -33,7 +30,7 @@ def with_references(plan: Plan, surveyed: Surveyed, fit: Judged, calibrate: Sequ
         plan: without them.
         surveyed: the original.
         fit: where the edges of the bins come from, at the plan's level.
-        calibrate: where the counts come from, at every level; all of it at the plan's.
+        calibrate: where the counts come from, at every level.
     """
     if all(block.gate.pooling == "constant" for block in plan.blocks):
         return plan
@@ -41,8 +38,7 @@ def with_references(plan: Plan, surveyed: Surveyed, fit: Judged, calibrate: Sequ
     floors = [block.gate.floor for block in plan.blocks]
     windows = [window_of(row, floors) for row in plan.thresholds]
     scores, _ = _shown(session, windows[plan.level], [fit])
-    few = [judged.first(OTHERS) for judged in calibrate]
-    found = [_shown(session, window, calibrate if level == plan.level else few) for level, window in enumerate(windows)]
+    found = [_shown(session, window, calibrate) for window in windows]
     blocks = tuple(
         block if block.gate.pooling == "constant" else replace(block, reference=_reference(gate, scores, found))
         for gate, block in enumerate(plan.blocks)
