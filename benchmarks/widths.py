@@ -17,20 +17,20 @@ from skipc.compiler import running
 from skipc.compiler.bench import compare
 from skipc.compiler.data import batches, input_specs, load_dataset
 from skipc.compiler.executors import Local
-from skipc.compiler.fit import fit_gate
-from skipc.compiler.gate_fit import in_common
+from skipc.compiler.gate_fit import Evidence, fit_gates
 from skipc.compiler.gradient import measure_gradients
 from skipc.compiler.hidden import HiddenMoments, observe_hidden
-from skipc.compiler.impact import ablate, instrument, ungated
+from skipc.compiler.impact import instrument, ungated
 from skipc.compiler.ladder import GUARD
 from skipc.compiler.learn import learnt
 from skipc.compiler.loss import Loss, resolve_loss
 from skipc.compiler.moments import Matrix, Observed, observe
 from skipc.compiler.narrow_fit import HEAD_SHARES, SHARES, fit_narrow, without_linear
 from skipc.compiler.planner import threshold_at, window_of
+from skipc.compiler.progress import SILENT
 from skipc.compiler.refit import refitted
 from skipc.compiler.report import speedup_json
-from skipc.compiler.running import Judged, judge, run_gated, shut
+from skipc.compiler.running import Judged, judge, run_gated
 from skipc.compiler.settings import Settings
 from skipc.compiler.source import load_model
 from skipc.compiler.survey import Surveyed, survey_model
@@ -46,6 +46,8 @@ FIT = 800
 FRESH = 500
 GATED = {"feed-forward": 0.625, "attention": 2 / 3}
 """Shares of the units and heads of the blocks that gates are compared before."""
+
+MASK = "attention_mask"
 
 UNGATED = "attention.5"
 """Stays as it is: it takes more loss than any other to narrow."""
@@ -75,7 +77,7 @@ class _Ground:
         moments = moments if path else without_linear(moments)
         region = next(region for region in self.surveyed.survey.blocks if region.name == name)
         bypass = fit_narrow(moments, (share,), metric=self.metrics[name] if felt else None)[0]
-        return ungated(region, bypass, "sample", "attention_mask")
+        return ungated(region, bypass, "sample", MASK)
 
     def names(self, kind: str) -> list[str]:
         """Blocks of a kind, in graph order."""
@@ -100,8 +102,15 @@ def run(bench: Workbench) -> Json:
     kept = _kept(ground, felt=True)
     bench.say("gating MiniLM")
     fresh = _fresh(bench, ground)
-    gates = {policy: _gated(ground, kept, policy, True, fresh, rounds) for policy in ("block", "merged")}
-    gates["merged, each by its own loss"] = _gated(ground, kept, "merged", False, fresh, rounds)
+    steady = frozenset(block.region.name for block in kept)
+    evidence = Evidence(ground.observed, ground.fit, ground.fit.items, (), MASK, steady)
+    ways = {
+        "block": ("block", evidence),
+        "merged": ("merged", evidence),
+        "merged, without samples made of two": ("merged", replace(evidence, single=())),
+        "merged, each by its own loss": ("merged", replace(evidence, steady=frozenset())),
+    }
+    gates = {name: _gated(ground, kept, *way, fresh, rounds) for name, way in ways.items()}
     every = running.opened(len(kept), range(len(kept)))
     static = {**_static(ground, kept, rounds), "domains": _losses(ground, kept, every, fresh)}
     by_error = {"domains": _losses(ground, _kept(ground, felt=False), every, fresh)}
@@ -165,7 +174,7 @@ def _static(ground: _Ground, blocks: Sequence[Block], rounds: int) -> Json:
 
 
 def _gated(
-    ground: _Ground, plain: Sequence[Block], policy: str, common: bool, fresh: dict[str, Judged], rounds: int
+    ground: _Ground, plain: Sequence[Block], policy: str, evidence: Evidence, fresh: dict[str, Judged], rounds: int
 ) -> Json:
     """The same blocks behind guards: gates that open for nearly all of *fit*.
 
@@ -173,26 +182,20 @@ def _gated(
         ground: the model.
         plain: the blocks.
         policy: of the gates.
-        common: whether they learn what their blocks' losses have in common, as a compilation's guards do.
+        evidence: what they are fitted on.
         fresh: sentences of all domains.
         rounds: of timing.
     """
     model = ground.surveyed.model
-    blocks = with_policy(plain, policy, Flow.of(model.graph), steady={block.region.name for block in plain})
-    smooth = ablate(instrument(model, blocks, ground.surveyed.executor), ground.fit, ground.loss)[1]
-    pooled = {region.entry: ground.observed[region.name].pooled for region in ground.surveyed.survey.blocks}
-    impacts = in_common(smooth, range(len(blocks))) if common else smooth
-    fits = [fit_gate(pooled[block.region.entry], impact) for block, impact in zip(blocks, impacts, strict=True)]
-    fitted = tuple(
-        replace(block, gate=replace(block.gate, weight=fit.gate.weight, bias=fit.gate.bias, floor=fit.gate.floor))
-        for block, fit in zip(blocks, fits, strict=True)
-    )
-    gated = instrument(model, fitted, ground.surveyed.executor)
-    scores = run_gated(gated, shut(len(fitted)), ground.fit, ground.loss).scores
-    limits, floors = tuple(threshold_at(row, GUARD) for row in scores), tuple(block.gate.floor for block in fitted)
-    built = run_passes(model, [InjectGates(fitted, LevelWindow((limits,), floors, 0))])
+    steady = {block.region.name for block in plain}
+    blocks = with_policy(plain, policy, Flow.of(model.graph), steady)
+    fitted = fit_gates(ground.surveyed, blocks, evidence, ground.loss, Settings(), SILENT)
+    limits = tuple(threshold_at(row, GUARD) for row in fitted.scores)
+    floors = tuple(block.gate.floor for block in fitted.blocks)
+    built = run_passes(model, [InjectGates(fitted.blocks, LevelWindow((limits,), floors, 0))])
     window = window_of(limits, floors)
-    return {"gates": len(fitted), "domains": _losses(ground, fitted, window, fresh), **_speed(ground, built, rounds)}
+    domains = _losses(ground, fitted.blocks, window, fresh)
+    return {"gates": len(fitted.blocks), "domains": domains, **_speed(ground, built, rounds)}
 
 
 def _losses(ground: _Ground, blocks: Sequence[Block], window: running.Window, fresh: dict[str, Judged]) -> Json:

@@ -133,26 +133,24 @@ def _targets(
     if made is not None:
         each = [run_gated(bypassed, opened(bypassed.gates, [gate]), made.judged, loss).smooth for gate in guards]
         impacts = np.concatenate([impacts, each], axis=1)
-    return dict(zip(guards, in_common(impacts, range(len(guards))), strict=True))
+    return dict(zip(guards, in_common(impacts), strict=True))
 
 
-def in_common(impacts: NDArray[np.float64], guards: Sequence[int]) -> NDArray[np.float64]:
-    """What gates learn to predict: guards, on their own scale, what all of them have in common of their blocks' losses.
+def in_common(impacts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What guards learn to predict: what all of them have in common of their blocks' losses, each on its own scale.
 
     A guard tells the samples that bypasses are not made for, and that is much the same for all of them; the mean of the
     logarithms has less in it that only this block and this sample know. `benchmarks/results/widths.json` compares both.
 
     Args:
-        impacts: smooth loss of bypassing each block, [gates, samples].
-        guards: gates whose blocks keep to the limit together when they are always bypassed.
+        impacts: smooth loss of bypassing each block, [guards, samples]; the blocks keep to the limit together when they
+            are always bypassed.
     """
-    if len(guards) < 2:
+    if len(impacts) < 2:
         return impacts
-    logs = np.log(impacts[guards] + TINY)
+    logs = np.log(impacts + TINY)
     common = logs.mean(axis=0)
-    found = impacts.copy()
-    found[guards] = np.exp(common - common.mean() + logs.mean(axis=1, keepdims=True)) - TINY
-    return found
+    return np.asarray(np.exp(common - common.mean() + logs.mean(axis=1, keepdims=True)) - TINY)
 
 
 def _gate_units(judged: Judged, loss: Loss) -> Judged:

@@ -19,23 +19,21 @@ def losses(samples: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
 
 def test_guards_share_a_target_on_scales_of_their_own() -> None:
     _, found = losses(50)
-    common = in_common(found, [0, 1, 3])
-    np.testing.assert_array_equal(common[2], found[2])
-    logs, before = np.log(common + 1e-4), np.log(found + 1e-4)
+    logs, before = np.log(in_common(found) + 1e-4), np.log(found + 1e-4)
     np.testing.assert_allclose(logs.mean(axis=1), before.mean(axis=1), rtol=1e-9)
-    np.testing.assert_allclose(logs[0] - logs[0].mean(), logs[3] - logs[3].mean(), atol=1e-9)
-    expected = before[[0, 1, 3]].mean(axis=0)
-    np.testing.assert_allclose(logs[1] - logs[1].mean(), expected - expected.mean(), atol=1e-9)
+    expected = before.mean(axis=0)
+    for row in logs:
+        np.testing.assert_allclose(row - row.mean(), expected - expected.mean(), atol=1e-9)
 
 
 def test_one_guard_alone_learns_its_own() -> None:
     _, found = losses(20)
-    np.testing.assert_array_equal(in_common(found, [1]), found)
-    np.testing.assert_array_equal(in_common(found, []), found)
+    np.testing.assert_array_equal(in_common(found[1:2]), found[1:2])
+    assert in_common(found[:0]).shape == (0, 20)
 
 
 def test_what_is_in_common_is_told_better_than_what_is_not() -> None:
     pooled, found = losses(120)
     strange = np.exp(pooled[:, 0].astype(np.float64))
-    own, common = (fit_gate(pooled, each[0]) for each in (found, in_common(found, range(4))))
+    own, common = (fit_gate(pooled, each[0]) for each in (found, in_common(found)))
     assert rank_correlation(common.predicted, strange) > rank_correlation(own.predicted, strange)
