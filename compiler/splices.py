@@ -64,22 +64,24 @@ def made_samples(
     session = open_session(with_outputs(model, sorted(read)).SerializeToString())
     shown = [name for name in session.outputs if name in read]
 
-    def run(item: Batch) -> tuple[Array, Mapping[str, NDArray[np.float32]]]:
-        found = {**item.feeds, **session.run(item.feeds, list(dict.fromkeys([output, *shown])))}
-        return loss.kept(found[output], item.feeds, item.valid), {
-            name: pooled_rows(found[name], region) for name, region in read.items()
-        }
+    wanted = list(dict.fromkeys([output, *shown]))
 
-    try:
-        runs = in_parallel(run, made)
-    except Exception:
-        # A model may refuse what no sample looks like, and then there are as many samples as there were.
-        return None
-    references = tuple(reference for reference, _ in runs)
-    if not all(np.isfinite(reference).all() for reference in references):
+    def run(item: Batch) -> tuple[Array, Mapping[str, NDArray[np.float32]]] | None:
+        try:
+            found = {**item.feeds, **session.run(item.feeds, wanted)}
+        except Exception:
+            # Of ONNX Runtime: a model may refuse what no sample looks like.
+            return None
+        if not np.isfinite(found[output]).all():
+            return None
+        rows = {name: pooled_rows(found[name], region) for name, region in read.items()}
+        return loss.kept(found[output], item.feeds, item.valid), rows
+
+    runs = [run for run in in_parallel(run, made) if run is not None]
+    if len(runs) < len(made):
         return None
     pooled = {name: np.concatenate([rows[name] for _, rows in runs]) for name in read}
-    return Made(Judged(made, references, (None,) * len(made), output), pooled)
+    return Made(Judged(made, tuple(reference for reference, _ in runs), (None,) * len(made), output), pooled)
 
 
 def spliced(items: Sequence[Batch], inputs: Sequence[InputSpec], seed: int) -> tuple[Batch, ...]:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skipc.compiler.data import Batch, InputSpec
+from skipc.compiler.data import Batch, InputSpec, input_specs
 from skipc.compiler.fit import fit_gate
-from skipc.compiler.splices import spliced
+from skipc.compiler.loss import resolve_loss
+from skipc.compiler.moments import pooled_rows
+from skipc.compiler.splices import made_samples, spliced
+from skipc.passes.expose import with_outputs
+from skipc.runtime.session import open_session
+from tests.gated import run, surveyed
+from tests.graphs import transformer
 
 OPEN = (InputSpec("ids", np.dtype(np.int64), ("n", "s")), InputSpec("mask", np.dtype(np.int64), ("n", "s")))
 
@@ -60,3 +66,35 @@ def test_made_samples_are_learnt_from_and_not_taken_for_seen() -> None:
     assert np.corrcoef(more.gate.weight, slope)[0, 1] > np.corrcoef(few.gate.weight, slope)[0, 1]
     scores = pooled @ more.gate.weight + more.gate.bias
     assert scores[:40].min() > more.gate.floor > scores.min()
+
+
+def test_what_the_original_makes_of_them_is_what_it_makes_of_any_sample() -> None:
+    network = transformer()
+    found = surveyed(network)
+    items = [Batch(network.feeds(batch=1, length=5 + i, seed=i), (i,), None) for i in range(6)]
+    inputs, output = input_specs(found.model), found.model.graph.output[0].name
+    read = {region.entry: region for region in found.survey.blocks[1:3]}
+    loss = resolve_loss("relative-l2", run(found.model, items[0].feeds)[output], None)
+    made = made_samples(found.model, read, items, inputs, output, loss, seed=1)
+    assert made is not None
+    assert [item.feeds.keys() for item in made.judged.items] == [item.feeds.keys() for item in items]
+    session = open_session(with_outputs(found.model, sorted(read)).SerializeToString())
+    for row, (item, reference) in enumerate(zip(made.judged.items, made.judged.references, strict=True)):
+        values = session.run(item.feeds)
+        np.testing.assert_array_equal(reference, values[output])
+        for name, region in read.items():
+            np.testing.assert_array_equal(made.pooled[name][row : row + 1], pooled_rows(values[name], region))
+
+
+def test_a_model_that_refuses_them_or_a_loss_that_needs_labels_gets_none() -> None:
+    network = transformer()
+    found = surveyed(network)
+    items = [Batch(network.feeds(batch=1, length=6, seed=i), (i,), None) for i in range(4)]
+    inputs, output = input_specs(found.model), found.model.graph.output[0].name
+    read = {region.entry: region for region in found.survey.blocks[1:2]}
+    reference = run(found.model, items[0].feeds)[output]
+    labelled = resolve_loss("accuracy", reference[:, 0], np.zeros(1, np.int64))
+    assert made_samples(found.model, read, items, inputs, output, labelled, seed=0) is None
+    outside = [Batch({**item.feeds, "ids": item.feeds["ids"] + 10**6}, item.indices, None) for item in items]
+    loss = resolve_loss("relative-l2", reference, None)
+    assert made_samples(found.model, read, outside, inputs, output, loss, seed=0) is None
