@@ -35,7 +35,7 @@ from skipc.compiler.running import Instrumented, Judged, Outcome, Window, run_ga
 from skipc.compiler.settings import Settings
 from skipc.compiler.shipped import as_deployed, as_shipped, speed_as_shipped
 from skipc.compiler.survey import Surveyed
-from skipc.compiler.thinning import telling
+from skipc.compiler.thinning import LEVELS, telling
 from skipc.passes.flow import Flow
 from skipc.passes.gate import decides_by_row, is_by_token
 from skipc.passes.policy import with_policy
@@ -48,10 +48,9 @@ HOPE = 1.5
 PATH_UNITS = {True: 1000, False: 300}
 """Units of *fit* that steps are tried on, for binary losses and for others: rare errors need more to be seen."""
 
-GENTLE, DOUBTFUL = 6, 8
-"""Configurations that a path keeps, at most, of those that *fit* leaves no doubt of and of the others: what lies
-between two of them is hardly faster than the first, and takes as long to settle and to test.
-"""
+DOUBTFUL = 8
+"""Configurations that a path keeps, at most, of those that *fit* leaves in doubt: what lies between two of them is
+hardly faster than the first, and takes as long to settle and to test."""
 
 ABLATION_SHARE = 0.3
 """Of the time that this stage takes, for its progress bar."""
@@ -252,7 +251,7 @@ def _with_path(
     offer = _offer(fitted, fitted.smooth, costs, judged)
     path = best_path(offer, trial, 1.0 - claim.confidence, partial(speed, blocks))
     if not settings.budget:
-        path = telling(path, GENTLE, DOUBTFUL, boldest(path, claim.limit, 1.0 - claim.confidence))
+        path = telling(path, LEVELS, DOUBTFUL, boldest(path, claim.limit, 1.0 - claim.confidence))
     if judged.units > few.units:
         path = settled(path, offer, trial, lambda window: run_gated(model, window, judged, claim.loss))
     return Gated(blocks, fitted.fits, path, model)

@@ -13,15 +13,12 @@ from skipc.compiler.planner import Step, window_of
 from skipc.compiler.progress import SILENT, Progress
 from skipc.compiler.running import Judged, run_gated
 from skipc.compiler.splits import Splits
-from skipc.compiler.thinning import levels_of, telling, thinned
+from skipc.compiler.thinning import LEVELS, levels_of, telling, thinned
 from skipc.runtime.errors import PromiseError
 from skipc.runtime.plan import Certificate
 
 TESTED = 6
 """Configurations of a path that are tested where the loss is steady: large models take long for each."""
-
-LEVELS = 4
-"""Certified configurations that the file keeps, beside level 0."""
 
 
 @dataclass(frozen=True)

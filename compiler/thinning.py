@@ -8,6 +8,9 @@ import numpy as np
 
 from skipc.compiler.planner import ALWAYS, REACH, SURE, Step
 
+LEVELS = 4
+"""Certified configurations that the file keeps, beside level 0."""
+
 
 def thinned(path: Sequence[Step], limit: float, count: int) -> tuple[Step, ...]:
     """About so many configurations of a path, evenly spaced in their loss on *fit* up to the end, which is kept.

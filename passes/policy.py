@@ -20,9 +20,8 @@ AHEAD = 1
 """Regions by which a gate looks ahead; the entries of neighbouring regions are alike."""
 
 RUN = 4
-"""Neighbouring regions that one gate decides for at most, except behind as many: what the first regions read tells
-little of what the others will make of it, and where the network has gone on a while one answer does for all the rest
-(`benchmarks/results/widths.json`)."""
+"""Neighbouring regions that one gate decides for at most, where they are among the first or need not be steady: what
+the first read tells little of what the others will make of it. Behind them one answer does for all neighbours."""
 
 POLICIES = ("block", "ahead", "early", "merged")
 """Each gate reads its own region's entry value, the one of the gated block before, or the first block's; or runs of
