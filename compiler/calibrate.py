@@ -122,6 +122,26 @@ def upper_bound(losses: ArrayLike, confidence: float, binary: bool) -> float:
     return certified
 
 
+def certifiable_mean(samples: int, limit: float, confidence: float) -> float:
+    """The largest mean for which losses that are all alike certify the limit by betting; 0 where not even zeros do.
+
+    Losses that vary as those of small changes do need about the same: what a gambler may bet is bounded by the largest
+    loss that there could be, not by their spread.
+
+    Raises:
+        ValueError: a limit or a confidence outside (0, 1).
+    """
+    delta = _delta(confidence)
+    certified, refused = 0.0, _checked_limit(limit)
+    for _ in range(_BISECTIONS):
+        middle = (certified + refused) / 2.0
+        if betting_p_value(np.full(samples, middle), limit) <= delta:
+            certified = middle
+        else:
+            refused = middle
+    return certified
+
+
 def samples_needed(limit: float, confidence: float, binary: bool) -> int:
     """The fewest samples that can certify the limit: with zero loss on every one of them.
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from skipc.compiler.alike import alike
 from skipc.compiler.anew import fitted_anew
+from skipc.compiler.calibrate import certifiable_mean
 from skipc.compiler.data import Batch
 from skipc.compiler.fit import fit_bypass
 from skipc.compiler.gradient import LARGE_BYTES, Gradients
@@ -40,6 +41,9 @@ ABLATION_UNITS = 120
 
 OPTIONS_SHARE = 0.75
 """Of the time that this stage takes, for its progress bar; the rest is for fitting the chosen ones anew."""
+
+GUARDED = 0.95
+"""What guards, which shut for one input in twenty, leave of the loss at most."""
 
 HELD_OUT = 0.25
 """Share of *fit*, its beginning, that no bypass is fitted to, and that whole choices are judged on: to data that it was
@@ -184,8 +188,8 @@ def measure_candidates(
         epochs = 0 if not held_out else AGAIN if again else EPOCHS
         return fitted_anew(surveyed.model, ordered, items, judged.output, joint, epochs, settings, left)
 
-    small = surveyed.model.ByteSize() <= LARGE_BYTES
-    together = chosen_anew(choose, anew, joint, settings.risk) if small else choose(settings.risk)
+    small, limit = surveyed.model.ByteSize() <= LARGE_BYTES, _aim(splits, loss, settings)
+    together = chosen_anew(choose, anew, joint, limit) if small else choose(limit)
     best = together.options
     impacts = tuple(_impact(option, studied.activations[option.region.name], gradients, middle) for option in best)
     if settings.impact == "activation":
@@ -194,6 +198,18 @@ def measure_candidates(
         best = lesser_half(best, gradients.impact)
     chosen = in_graph_order(without_overlap(best, settings.risk), position)
     return Candidates(chosen, together.steady, impacts, gradients, middle)
+
+
+def _aim(splits: Splits, loss: Loss, settings: Settings) -> float:
+    """The joint loss that what is always bypassed may have, so that it can be certified behind its guards.
+
+    Of losses of 0 and 1 a few hundred samples tell too little to aim that closely: the limit itself.
+    """
+    if loss.binary:
+        return settings.risk
+    units = min(part.units for part in splits.calibrate)
+    most = certifiable_mean(units, settings.risk, settings.confidence)
+    return min(settings.risk, most / GUARDED) if most > 0 else settings.risk
 
 
 class _Joint:

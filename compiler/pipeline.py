@@ -129,7 +129,7 @@ def _compile_model(
     claim = replace(ground.claim, limit=levels.certificate.limit)
     with measuring(console, "building and verifying", cache):
         plan = full_plan(source, data, gated, levels, splits, claim, settings, surveyed)
-        plan = with_references(plan, surveyed, splits.fit, splits.calibrate)
+        plan = with_references(plan, gated.model, splits.fit, splits.calibrate, claim.loss)
         model = build(surveyed.original, plan, decisions=settings.decisions, level_input=settings.level_input)
         static = static_alternative(surveyed, candidates, splits, claim)
         measured = measure_promises(surveyed, original, model, plan, static, data, splits, claim)

@@ -8,54 +8,49 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from skipc.compiler.impact import instrument
+from skipc.compiler.loss import Loss
 from skipc.compiler.planner import window_of
-from skipc.compiler.running import Judged, Window, in_parallel
-from skipc.compiler.survey import Surveyed
-from skipc.runtime import names
+from skipc.compiler.running import Instrumented, Judged, Outcome, run_gated
 from skipc.runtime.plan import Plan, Reference
-from skipc.runtime.session import Session
 
 BINS = 20
 
 Rows = NDArray[np.float32]
 
 
-def with_references(plan: Plan, surveyed: Surveyed, fit: Judged, calibrate: Sequence[Judged]) -> Plan:
+def with_references(plan: Plan, model: Instrumented, fit: Judged, calibrate: Sequence[Judged], loss: Loss) -> Plan:
     """The plan with a `Reference` for every block whose gate reads its input.
 
     Several data sets are counted together.
 
     Args:
         plan: without them.
-        surveyed: the original.
+        model: the instrumented model of its blocks, and of others that no level bypasses.
         fit: where the edges of the bins come from, at the plan's level.
         calibrate: where the counts come from, at every level.
+        loss: that was certified; what was run for that is not run again.
     """
     if all(block.gate.pooling == "constant" for block in plan.blocks):
         return plan
-    session = instrument(surveyed.model, plan.blocks, surveyed.executor).session
-    floors = [block.gate.floor for block in plan.blocks]
-    windows = [window_of(row, floors) for row in plan.thresholds]
-    scores, _ = _shown(session, windows[plan.level], [fit])
-    found = [_shown(session, window, calibrate) for window in windows]
+    place = {block.region.name: gate for gate, block in enumerate(model.blocks)}
+    gates = [place[block.region.name] for block in plan.blocks]
+
+    def run(level: int, judged: Judged) -> Outcome:
+        own = dict(zip(gates, plan.thresholds[level], strict=True))
+        thresholds = [own.get(gate, -np.inf) for gate in range(model.gates)]
+        return run_gated(model, window_of(thresholds, [block.gate.floor for block in model.blocks]), judged, loss)
+
+    scores = run(plan.level, fit).seen[0]
+    levels = [[run(level, part).seen for part in calibrate] for level in range(len(plan.thresholds))]
+    found = [tuple(np.concatenate(rows) for rows in zip(*parts, strict=True)) for parts in levels]
     blocks = tuple(
         block if block.gate.pooling == "constant" else replace(block, reference=_reference(gate, scores, found))
-        for gate, block in enumerate(plan.blocks)
+        for gate, block in zip(gates, plan.blocks, strict=True)
     )
     return replace(plan, blocks=blocks)
 
 
-def _shown(session: Session, window: Window, data: Sequence[Judged]) -> tuple[Rows, Rows]:
-    """Scores and shares bypassed as a deployment sees them, float32 [samples, gates] each."""
-    wanted = (names.SCORES, names.DECISIONS)
-    items = [item for part in data for item in part.items]
-    found = in_parallel(lambda item: session.run({**item.feeds, names.WINDOW: window}, wanted), items, session.parallel)
-    scores, shares = (np.concatenate([result[name] for result in found]) for name in wanted)
-    return scores, shares
-
-
-def _reference(gate: int, scores: Rows, found: Sequence[tuple[Rows, Rows]]) -> Reference:
+def _reference(gate: int, scores: Rows, found: Sequence[tuple[Rows, ...]]) -> Reference:
     finite = scores[np.isfinite(scores[:, gate]), gate]
     inner = np.linspace(0.0, 1.0, BINS + 1)[1:-1]
     edges = np.unique(np.quantile(finite, inner).astype(np.float32)) if finite.size else np.zeros(0, np.float32)

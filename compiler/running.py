@@ -211,12 +211,14 @@ class Instrumented:
         blocks: in the order of its gates.
         key: digest of the model and of how it was opened.
         cache: of what was measured on it.
+        outcomes: what it did so far, by window, data and loss.
     """
 
     session: Session
     blocks: tuple[Block, ...]
     key: str
     cache: Cache = field(default_factory=Cache)
+    outcomes: dict[tuple[bytes, str, Loss], Outcome] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def gates(self) -> int:
@@ -234,12 +236,14 @@ class Outcome:
         shares: float32 [batches, gates]: share of the rows for which the block was bypassed.
         scores: for each gate, of what it decides on: of samples or tokens float32 [rows], or [batches] the largest
             score of each batch.
+        seen: scores and shares bypassed as a deployment sees them, float32 [samples, gates] each.
     """
 
     losses: Losses
     smooth: Losses
     shares: NDArray[np.float32]
     scores: tuple[NDArray[np.float32], ...]
+    seen: tuple[NDArray[np.float32], NDArray[np.float32]]
 
     @property
     def mean(self) -> float:
@@ -248,7 +252,7 @@ class Outcome:
 
 
 def run_gated(model: Instrumented, window: Window, judged: Judged, loss: Loss) -> Outcome:
-    """Run an instrumented model over judged data.
+    """Run an instrumented model over judged data, or remember what it did.
 
     Args:
         model: to run.
@@ -256,10 +260,12 @@ def run_gated(model: Instrumented, window: Window, judged: Judged, loss: Loss) -
         judged: the data.
         loss: what to measure.
     """
-    if not loss.is_known:
-        return _run_gated(model, window, judged, loss)
-    parts = (model.key, window, judged.key, loss.name)
-    return model.cache.recall("losses", parts, lambda: _run_gated(model, window, judged, loss))
+    key = (window.tobytes(), judged.key, loss)
+    if key not in model.outcomes:
+        parts = (model.key, window, judged.key, loss.name)
+        cache = model.cache if loss.is_known else Cache()
+        model.outcomes[key] = cache.recall("losses", parts, lambda: _run_gated(model, window, judged, loss))
+    return model.outcomes[key]
 
 
 def _run_gated(model: Instrumented, window: Window, judged: Judged, loss: Loss) -> Outcome:
@@ -278,7 +284,13 @@ def _run_gated(model: Instrumented, window: Window, judged: Judged, loss: Loss) 
         smooth=smooth,
         shares=np.stack([result[names.DECISIONS].mean(axis=0) for result in results]),
         scores=tuple(_scores(block, gate, judged.items, results) for gate, block in enumerate(model.blocks)),
+        seen=_joined(results, names.SCORES, names.DECISIONS),
     )
+
+
+def _joined(results: Sequence[Mapping[str, Array]], first: str, second: str) -> tuple[Array, Array]:
+    """Two outputs of all batches."""
+    return np.concatenate([result[first] for result in results]), np.concatenate([result[second] for result in results])
 
 
 def _scores(

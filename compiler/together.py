@@ -10,8 +10,7 @@ from skipc.compiler.options import Option, affordable_options, without_overlap
 TRIES = 5
 
 ROOM = 0.98
-"""Share of the limit that a choice may lose: a certificate wants some room between mean and limit, and guards, which
-shut for one input in twenty, give back about as much."""
+"""Share of the limit that a choice may lose on the samples that it is measured on."""
 
 NARROWEST, WIDEST = 0.4, 1.5
 """What one try may multiply the sum of losses by that the next one aims at."""
@@ -51,6 +50,11 @@ class Together:
     loss: float = 0.0
 
     @property
+    def saved_ms(self) -> float:
+        """Of always bypassing those, as they were measured alone."""
+        return sum(option.saved_ms for option in self.always)
+
+    @property
     def always(self) -> tuple[Option, ...]:
         """The options of those regions."""
         return tuple(option for option in self.options if option.region.name in self.steady)
@@ -70,8 +74,9 @@ def chosen_anew(
     """A choice whose bypasses know one another, as bold as what that gains allows.
 
     The choice is made for a limit that is as much higher as fitting them anew is expected to gain, and where it gains
-    less, for a lower one, with what is in both choices as it was fitted for the first, which may be enough; where it
-    gains nothing, bypasses stay as they were fitted one by one.
+    less, for a lower one, with what is in both choices as it was fitted for the first, which may be enough. Where that
+    is missed as well the last choice gives up what saves least, unless bypasses that stay as they were fitted one by
+    one save more.
 
     Args:
         choose: options that lose no more than a limit together, as they were fitted one by one.
@@ -81,6 +86,7 @@ def chosen_anew(
     """
     aim = limit / GAINED
     known: list[tuple[Option, Option]] = []
+    fitted: Together | None = None
     for _ in range(REFITS):
         chosen = choose(aim)
         if len(chosen.steady) < LEAST:
@@ -100,7 +106,21 @@ def chosen_anew(
         aim = SAFE * limit * chosen.loss / loss
         if aim <= limit:
             break
-    return choose(limit)
+    ways = [choose(limit)] if fitted is None else [choose(limit), _lessened(fitted, measured, limit)]
+    return max(ways, key=lambda way: way.saved_ms)
+
+
+def _lessened(chosen: Together, measured: Callable[[Sequence[Option]], float], limit: float) -> Together:
+    """A choice without as many of the regions that are always bypassed as keep it from the limit, left to gates."""
+    while chosen.steady and (loss := measured(chosen.always)) > ROOM * limit:
+        # What is fitted anew loses less than it did alone; by how much is known of all of them together.
+        share = loss / max(sum(option.loss for option in chosen.always), 1e-12)
+        enough = [option for option in chosen.always if share * option.loss >= loss - ROOM * limit]
+        least = min(enough, key=lambda option: option.saved_ms, default=None) or min(
+            chosen.always, key=lambda option: option.worth(limit)
+        )
+        chosen = replace(chosen, steady=chosen.steady - {least.region.name})
+    return chosen
 
 
 def chosen_together(

@@ -187,6 +187,34 @@ def test_samples_needed_is_the_fewest_that_the_test_accepts(limit: float, confid
     assert samples == 1 or calibrate.p_value(np.zeros(samples - 1), limit, binary) > 1.0 - confidence
 
 
+@pytest.mark.parametrize(("samples", "limit", "confidence"), [(800, 0.05, 0.95), (800, 0.02, 0.95), (200, 0.1, 0.8)])
+def test_what_alike_losses_may_be_is_the_most_that_betting_certifies(
+    samples: int, limit: float, confidence: float
+) -> None:
+    most = calibrate.certifiable_mean(samples, limit, confidence)
+    assert 0.0 < most < limit
+    assert calibrate.betting_p_value(np.full(samples, 0.999 * most), limit) <= 1.0 - confidence
+    assert calibrate.betting_p_value(np.full(samples, 1.001 * most), limit) > 1.0 - confidence
+
+
+def test_spread_changes_little_of_what_can_be_certified() -> None:
+    """Losses as small changes cause them, from a beta distribution as wide as its mean, of that mean exactly."""
+    most = calibrate.certifiable_mean(800, 0.02, 0.95)
+    losses = np.random.default_rng(0).beta(1.0, 1.0 / most - 1.0, (200, 800))
+
+    def passed(mean: float) -> float:
+        scaled = losses * (mean / losses.mean(axis=1, keepdims=True))
+        return float(np.mean([calibrate.betting_p_value(row, 0.02) <= 0.05 for row in scaled]))
+
+    assert passed(0.95 * most) == 1.0
+    assert passed(1.1 * most) < 0.1
+
+
+def test_too_few_samples_certify_no_mean() -> None:
+    assert calibrate.certifiable_mean(330, 0.01, 0.95) == 0.0
+    assert calibrate.certifiable_mean(400, 0.01, 0.95) > 0.0
+
+
 def test_samples_needed_makes_no_array() -> None:
     assert calibrate.samples_needed(1e-9, 0.95, binary=True) == pytest.approx(math.log(20.0) * 1e9, rel=1e-6)
 

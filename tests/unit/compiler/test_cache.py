@@ -24,7 +24,13 @@ VALUES = [
     (1, [2.5, True], {"a": (None,), "b": []}),
     np.arange(6, dtype=np.float32).reshape(2, 3),
     Costs(1.0, 2.0, np.array([0.5, np.nan]), np.zeros(2), 0.0),
-    Outcome(np.ones(2), np.zeros(2), np.ones((1, 1), np.float32), (np.ones(3, np.float32), np.zeros(0, np.float32))),
+    Outcome(
+        np.ones(2),
+        np.zeros(2),
+        np.ones((1, 1), np.float32),
+        (np.ones(3, np.float32), np.zeros(0, np.float32)),
+        (np.ones((2, 1), np.float32), np.zeros((2, 1), np.float32)),
+    ),
     {"block": Observed((Moments.none(2), Moments.none(2)), np.ones((4, 2), np.float32), 0.5, 0.25)},
     Bypass("linear", {"weight": np.eye(2, dtype=np.float32), "units": np.arange(2)}),
 ]

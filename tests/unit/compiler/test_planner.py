@@ -59,7 +59,8 @@ def simulated(given: Offer, interaction: float = 0.0) -> Callable[[Window], Outc
         scores, each = np.stack(given.scores), np.stack(given.losses)
         opened = (scores < window[0][:, None]) & (scores > -window[1][:, None].astype(np.float64))
         losses = (opened * each).sum(axis=0) + interaction * np.maximum(opened.sum(axis=0) - 1, 0)
-        return Outcome(losses, losses, opened.T.astype(np.float32), tuple(scores.astype(np.float32)))
+        shares, rows = opened.T.astype(np.float32), scores.astype(np.float32)
+        return Outcome(losses, losses, shares, tuple(rows), (rows.T, shares))
 
     return run
 

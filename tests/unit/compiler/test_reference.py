@@ -6,19 +6,23 @@ import numpy as np
 import pytest
 
 from skipc.compiler.data import Dataset, input_specs
+from skipc.compiler.executors import Local
+from skipc.compiler.impact import instrument
+from skipc.compiler.loss import resolve_loss
+from skipc.compiler.planner import window_of
 from skipc.compiler.reference import BINS, with_references
-from skipc.compiler.running import Judged, judge
-from skipc.compiler.survey import Surveyed
+from skipc.compiler.running import Instrumented, Judged, judge, run_gated
 from skipc.runtime import Session
-from skipc.runtime.plan import plan_from_json
+from skipc.runtime.plan import Plan, plan_from_json
 from skipc.runtime.session import open_session
 from tests.deployment import NETWORK, compiled, feeds, original, plan
 from tests.gated import surveyed
 
+LOSS = resolve_loss("relative-l2", np.zeros((1, 4), np.float32), None)
 
-def survey() -> Surveyed:
-    model = surveyed(NETWORK)
-    return Surveyed(model.original, model.model, input_specs(model.model), model.survey, {})
+
+def instrumented() -> Instrumented:
+    return instrument(surveyed(NETWORK).model, plan().blocks, Local())
 
 
 def judged(start: int, count: int) -> Judged:
@@ -29,7 +33,7 @@ def judged(start: int, count: int) -> Judged:
 
 def test_references_count_calibrations_scores() -> None:
     parts = [judged(100, 40), judged(200, 30)]
-    found = with_references(plan(), survey(), judged(0, 60), parts)
+    found = with_references(plan(), instrumented(), judged(0, 60), parts, LOSS)
     session = Session(compiled())
     first, second, third = (block.reference for block in found.blocks)
     assert second is None
@@ -48,10 +52,33 @@ def test_references_count_calibrations_scores() -> None:
 
 def test_a_plan_whose_gates_read_nothing_stays_as_it_is() -> None:
     constant = plan(blocks=plan().blocks[1:2], thresholds=((-np.inf,), (np.inf,)))
-    assert with_references(constant, survey(), judged(0, 2), [judged(0, 2)]) is constant
+    assert with_references(constant, instrumented(), judged(0, 2), [judged(0, 2)], LOSS) is constant
 
 
 def test_references_are_read_back() -> None:
-    found = with_references(plan(), survey(), judged(0, 20), [judged(20, 20)])
+    found = with_references(plan(), instrumented(), judged(0, 20), [judged(20, 20)], LOSS)
     again = plan_from_json(found.to_json(arrays=True), where="")
     assert [block.reference for block in again.blocks] == [block.reference for block in found.blocks]
+
+
+def test_blocks_that_no_level_bypasses_do_not_count() -> None:
+    parts = [judged(100, 40)]
+    whole = with_references(plan(), instrumented(), judged(0, 60), parts, LOSS)
+    fewer = plan(blocks=plan().blocks[:2], thresholds=tuple(row[:2] for row in plan().thresholds))
+    gentle = plan(thresholds=tuple((*row[:2], -np.inf) for row in plan().thresholds))
+    found, others = (with_references(each, instrumented(), judged(0, 60), parts, LOSS) for each in (fewer, gentle))
+    assert references(found) == references(others)[:2]
+    assert references(found) == references(whole)[:2], "a block behind has no say in the scores before it"
+
+
+def references(found: Plan) -> list[object]:
+    return [block.reference for block in found.blocks]
+
+
+def test_what_was_run_is_not_run_again() -> None:
+    model, part = instrumented(), judged(100, 20)
+    window = window_of(plan().thresholds[1], [block.gate.floor for block in plan().blocks])
+    first = run_gated(model, window, part, LOSS)
+    with_references(plan(), model, part, [part], LOSS)
+    assert run_gated(model, window, part, LOSS) is first
+    assert len(model.outcomes) == len(plan().thresholds)

@@ -196,6 +196,21 @@ def test_a_near_miss_goes_on_learning(share: float, bold: int) -> None:
     assert refits.measured(found.always) <= ROOM * LIMIT
 
 
+@pytest.mark.parametrize(("plain", "kept"), [(1.0, {"a", "b", "d"}), (5.0, {"a"})])
+def test_where_a_second_try_misses_too_what_saves_least_goes(plain: float, kept: set[str]) -> None:
+    """Unless bypasses as they were fitted one by one save more."""
+    first = tuple(option(name, 0.03, 1.1) for name in REGIONS)
+    second = tuple(option(name, 0.028, saved) for name, saved in zip(REGIONS, (1.0, 0.9, 0.8, 1.2), strict=True))
+    choices = iter([Together(first, frozenset(REGIONS), 0.12), Together(second, frozenset(REGIONS), 0.112)])
+    one_by_one = Together((option("a", 0.09, plain),), frozenset("a"), 0.09)
+    refits = Refits(0.95)
+    found = chosen_anew(lambda _: next(choices, one_by_one), refits.refit, refits.measured, LIMIT)
+    assert len(refits.done) == 2
+    assert found.steady == kept
+    assert refits.measured(found.always) <= ROOM * LIMIT
+    assert len(found.options) in (1, len(REGIONS)), "what is not steady is left to a gate"
+
+
 def test_where_it_harms_fits_stay_as_they_were() -> None:
     refits = Refits(1.1)
     found = fitted_anew(refits)
