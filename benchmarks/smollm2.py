@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,11 @@ from benchmarks.demo import compile_summary
 from benchmarks.int8 import quantized
 from benchmarks.measures import bypassed, interval, opened, rows, speedups
 from benchmarks.workbench import Built, Job, Json, Workbench
-from skipc.compiler.data import Dataset, InputSpec
+from skipc.compiler.bench import compare
+from skipc.compiler.data import Dataset, InputSpec, batches
 from skipc.compiler.loss import Loss
 from skipc.compiler.perplexity import perplexity
+from skipc.compiler.report import speedup_json
 from skipc.compiler.report_measures import rounded
 from skipc.compiler.running import Judged, in_parallel, judge, loss_for
 from skipc.compiler.source import load_model
@@ -88,8 +89,10 @@ def domains(built: Built, count: int) -> Mapping[str, Dataset]:
 
 def _rival(built: Built, model: onnx.ModelProto, data: Dataset, threads: int, rounds: int) -> Json:
     """Dynamic int8 against the original."""
-    found: Json = speedups(replace(built, compiled=model, static=None), data, 1, threads, rounds)
-    return {"threads": threads, **found["gated"]}
+    items = batches(data, 1, built.inputs)
+    bench = compare(opened(built.original, threads), opened(model, threads), items, rounds=rounds)
+    latency = {"original": rounded(bench.original_ms), "dynamic int8": rounded(bench.compiled_ms)}
+    return {"threads": threads, "speedup": speedup_json(bench.speedup), "latency_ms": latency}
 
 
 def quality_of(

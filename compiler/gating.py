@@ -48,6 +48,9 @@ HOPE = 1.5
 PATH_UNITS = {True: 1000, False: 300}
 """Units of *fit* that steps are tried on, for binary losses and for others: rare errors need more to be seen."""
 
+SETTLED_UNITS = 60
+"""Units of *fit* that thresholds are settled on for steady losses, whose large models take long for each."""
+
 DOUBTFUL = 8
 """Configurations that a path keeps, at most, of those that *fit* leaves in doubt: what lies between two of them is
 hardly faster than the first, and takes as long to settle and to test."""
@@ -253,7 +256,8 @@ def _with_path(
     if not settings.budget:
         path = telling(path, LEVELS, DOUBTFUL, boldest(path, claim.limit, 1.0 - claim.confidence))
     if judged.units > few.units:
-        path = settled(path, offer, trial, lambda window: run_gated(model, window, judged, claim.loss))
+        seen = judged.first(SETTLED_UNITS) if claim.loss.steady else judged
+        path = settled(path, offer, trial, lambda window: run_gated(model, window, seen, claim.loss))
     return Gated(blocks, fitted.fits, path, model)
 
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from skipc.passes.base import copied, opset_of
 from skipc.passes.builder import Builder, Fragment
@@ -168,25 +169,32 @@ def _ifs(cut: Cut, block: Block, bypass: Fragment, moved: NodeSet, shared: bool,
     builder = Builder(f"{mixed}/otherwise", opset)
     builder.op("Identity", [mixed], output=f"{mixed}/same")
     same = helper.make_graph(builder.fragment().nodes, f"{mixed}/same", [], [result(region, f"{mixed}/same")])
+    disagree = f"{mixed}/condition"
+    if not shared:
+        _tell_mixed(region, then, some, opset)
     return [
-        _if_node(name, condition, mixed, then, some),
-        *(() if shared else _mixed_condition(region, opset)),
-        _if_node(f"{mixed}/if", f"{mixed}/condition", region.exit, others, same),
+        _if_node(name, condition, mixed, then, some, *(() if shared else (disagree,))),
+        _if_node(f"{mixed}/if", disagree, region.exit, others, same),
     ]
 
 
-def _mixed_condition(region: Region, opset: int) -> Sequence[onnx.NodeProto]:
-    """Whether rows disagree: the smallest of their decisions is not the largest."""
-    builder = Builder(names.mixed(region.name), opset)
+def _tell_mixed(region: Region, then: onnx.GraphProto, some: onnx.GraphProto, opset: int) -> None:
+    """Add to both branches whether rows disagree: not where none needs the region, else where any does not."""
+    prefix = names.mixed(region.name)
+    no = numpy_helper.from_array(np.array(False))
+    then.node.append(helper.make_node("Constant", [], [f"{prefix}/none"], name=f"{prefix}/none", value=no))
+    builder = Builder(f"{prefix}/disagree", opset)
     most = builder.op("ReduceMax", [names.agreed(region.name)], keepdims=0)
-    builder.op("Less", [names.least(region.name), most], output=f"{names.mixed(region.name)}/condition")
-    return tuple(builder.fragment().nodes)
+    builder.cast(most, TensorProto.BOOL, output=f"{prefix}/any")
+    some.node.extend(builder.fragment().nodes)
+    for branch, value in ((then, "none"), (some, "any")):
+        branch.output.append(helper.make_tensor_value_info(f"{prefix}/{value}", TensorProto.BOOL, []))
 
 
 def _if_node(
-    name: str, condition: str, output: str, then: onnx.GraphProto, otherwise: onnx.GraphProto
+    name: str, condition: str, output: str, then: onnx.GraphProto, otherwise: onnx.GraphProto, *more: str
 ) -> onnx.NodeProto:
-    node = helper.make_node("If", [condition], [output], name=name)
+    node = helper.make_node("If", [condition], [output, *more], name=name)
     for key, graph in (("then_branch", then), ("else_branch", otherwise)):
         graph.name = names.branch(graph.name)
         node.attribute.append(helper.make_attribute(key, graph))
