@@ -55,10 +55,15 @@ def speedups(built: Built, data: Dataset, batch_size: int, threads: int, rounds:
         if model is None:
             found[name] = None
             continue
-        bench = compare(original, opened(model, threads), items, rounds=rounds)
-        latency = {"original": rounded(bench.original_ms), name: rounded(bench.compiled_ms)}
-        found[name] = {"speedup": speedup_json(bench.speedup), "latency_ms": latency}
+        found[name] = speedup(original, opened(model, threads), items, rounds, name)
     return found
+
+
+def speedup(original: Session, other: Session, items: Sequence[Batch], rounds: int, name: str) -> Json:
+    """Another model against the original, in interleaved pairs: how many times faster, and milliseconds of both."""
+    bench = compare(original, other, items, rounds=rounds)
+    latency = {"original": rounded(bench.original_ms), name: rounded(bench.compiled_ms)}
+    return {"speedup": speedup_json(bench.speedup), "latency_ms": latency}
 
 
 def bypassed(built: Built, data: Dataset, batch_size: int, surveyed: Surveyed) -> Json:

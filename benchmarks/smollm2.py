@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 import models
 from benchmarks.demo import compile_summary
 from benchmarks.int8 import quantized
-from benchmarks.measures import bypassed, interval, opened, rows, speedups
+from benchmarks.measures import bypassed, interval, opened, rows, speedup, speedups
 from benchmarks.workbench import Built, Job, Json, Workbench
-from skipc.compiler.bench import compare
 from skipc.compiler.data import Dataset, InputSpec, batches
 from skipc.compiler.loss import Loss
 from skipc.compiler.perplexity import perplexity
-from skipc.compiler.report import speedup_json
 from skipc.compiler.report_measures import rounded
 from skipc.compiler.running import Judged, in_parallel, judge, loss_for
 from skipc.compiler.source import load_model
@@ -90,9 +88,8 @@ def domains(built: Built, count: int) -> Mapping[str, Dataset]:
 def _rival(built: Built, model: onnx.ModelProto, data: Dataset, threads: int, rounds: int) -> Json:
     """Dynamic int8 against the original."""
     items = batches(data, 1, built.inputs)
-    bench = compare(opened(built.original, threads), opened(model, threads), items, rounds=rounds)
-    latency = {"original": rounded(bench.original_ms), "dynamic int8": rounded(bench.compiled_ms)}
-    return {"threads": threads, "speedup": speedup_json(bench.speedup), "latency_ms": latency}
+    sessions = opened(built.original, threads), opened(model, threads)
+    return {"threads": threads, **speedup(*sessions, items, rounds, "dynamic int8")}
 
 
 def quality_of(

@@ -9,16 +9,14 @@ from collections.abc import Mapping
 
 import onnx
 
-from benchmarks.measures import opened
+from benchmarks.measures import opened, speedup
 from benchmarks.smollm2 import DOMAINS, dynamic_int8, quality_of
 from benchmarks.workbench import Json, Workbench
 from models import fetch
-from skipc.compiler.bench import compare
 from skipc.compiler.build import build_static
 from skipc.compiler.calibrate import upper_bound
 from skipc.compiler.data import Dataset, InputSpec, batches, input_specs, load_dataset
 from skipc.compiler.impact import ungated
-from skipc.compiler.report import speedup_json
 from skipc.compiler.report_measures import rounded
 from skipc.compiler.running import judge, loss_for, run_plain
 from skipc.compiler.source import load_model
@@ -66,9 +64,7 @@ def _speed(
     items, session = batches(data, 1, input_specs(original)), opened(original, threads)
     found: Json = {"batch_size": 1, "threads": threads, "rounds": rounds}
     for name, model in rivals.items():
-        bench = compare(session, opened(model, threads), items, rounds=rounds)
-        latency = {"original": rounded(bench.original_ms), "in 8 bits": rounded(bench.compiled_ms)}
-        found[name] = {"speedup": speedup_json(bench.speedup), "latency_ms": latency}
+        found[name] = speedup(session, opened(model, threads), items, rounds, "in 8 bits")
     return found
 
 

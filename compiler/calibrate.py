@@ -9,7 +9,7 @@ drawn independently from the distribution that the claim is about.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -112,14 +112,7 @@ def upper_bound(losses: ArrayLike, confidence: float, binary: bool) -> float:
     delta = _delta(confidence)
     if p_value(losses, _LARGEST_LIMIT, binary) > delta:
         return 1.0
-    refused, certified = 0.0, _LARGEST_LIMIT
-    for _ in range(_BISECTIONS):
-        middle = (refused + certified) / 2.0
-        if p_value(losses, middle, binary) <= delta:
-            certified = middle
-        else:
-            refused = middle
-    return certified
+    return _last_certified(_LARGEST_LIMIT, 0.0, lambda limit: p_value(losses, limit, binary) <= delta)
 
 
 def certifiable_mean(samples: int, limit: float, confidence: float) -> float:
@@ -131,14 +124,15 @@ def certifiable_mean(samples: int, limit: float, confidence: float) -> float:
     Raises:
         ValueError: a limit or a confidence outside (0, 1).
     """
-    delta = _delta(confidence)
-    certified, refused = 0.0, _checked_limit(limit)
+    target, limit = math.log(_delta(confidence)), _checked_limit(limit)
+    return _last_certified(0.0, limit, lambda mean: _log_p_of_alike(samples, limit, False, mean) <= target)
+
+
+def _last_certified(certified: float, refused: float, certifies: Callable[[float], bool]) -> float:
+    """The value next to the border between those that are certified and those that are not, by bisection."""
     for _ in range(_BISECTIONS):
         middle = (certified + refused) / 2.0
-        if betting_p_value(np.full(samples, middle), limit) <= delta:
-            certified = middle
-        else:
-            refused = middle
+        certified, refused = (middle, refused) if certifies(middle) else (certified, middle)
     return certified
 
 
@@ -153,12 +147,12 @@ def samples_needed(limit: float, confidence: float, binary: bool) -> int:
     target = math.log(_delta(confidence))
     limit = _checked_limit(limit)
     enough = 1
-    while _log_p_without_loss(enough, limit, binary) > target:
+    while _log_p_of_alike(enough, limit, binary) > target:
         enough *= 2
     too_few = enough // 2
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
-        if _log_p_without_loss(middle, limit, binary) <= target:
+        if _log_p_of_alike(middle, limit, binary) <= target:
             enough = middle
         else:
             too_few = middle
@@ -220,9 +214,12 @@ def _bernoulli_divergence(mean: float, rate: float) -> float:
     return miss if mean == 0.0 else mean * math.log(mean / rate) + miss
 
 
-def _log_p_without_loss(samples: int, limit: float, binary: bool) -> float:
-    """Log of the p-value of `samples` zero losses, in closed form: no array of that length is made."""
+def _log_p_of_alike(samples: int, limit: float, binary: bool, loss: float = 0.0) -> float:
+    """Log of the p-value of so many losses of one size below the limit, in closed form: no array is made.
+
+    Binary losses are zero then.
+    """
     if binary:
         return samples * math.log1p(-limit)
-    growth = np.log1p(np.multiply(BET_SIZES, limit / (1.0 - limit)))
+    growth = np.log1p(np.multiply(BET_SIZES, (limit - loss) / (1.0 - limit)))
     return -float(np.logaddexp.reduce(np.log(BET_SHARES) + samples * growth))

@@ -48,8 +48,8 @@ HOPE = 1.5
 PATH_UNITS = {True: 1000, False: 300}
 """Units of *fit* that steps are tried on, for binary losses and for others: rare errors need more to be seen."""
 
-SETTLED_UNITS = 60
-"""Units of *fit* that thresholds are settled on for steady losses, whose large models take long for each."""
+SETTLED_UNITS = 2000
+"""Units of *fit* that thresholds are settled on, at most."""
 
 DOUBTFUL = 8
 """Configurations that a path keeps, at most, of those that *fit* leaves in doubt: what lies between two of them is
@@ -256,7 +256,7 @@ def _with_path(
     if not settings.budget:
         path = telling(path, LEVELS, DOUBTFUL, boldest(path, claim.limit, 1.0 - claim.confidence))
     if judged.units > few.units:
-        seen = judged.first(SETTLED_UNITS) if claim.loss.steady else judged
+        seen = judged.first(claim.loss.enough(SETTLED_UNITS))
         path = settled(path, offer, trial, lambda window: run_gated(model, window, seen, claim.loss))
     return Gated(blocks, fitted.fits, path, model)
 

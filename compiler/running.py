@@ -284,13 +284,11 @@ def _run_gated(model: Instrumented, window: Window, judged: Judged, loss: Loss) 
         smooth=smooth,
         shares=np.stack([result[names.DECISIONS].mean(axis=0) for result in results]),
         scores=tuple(_scores(block, gate, judged.items, results) for gate, block in enumerate(model.blocks)),
-        seen=_joined(results, names.SCORES, names.DECISIONS),
+        seen=(
+            np.concatenate([result[names.SCORES] for result in results]),
+            np.concatenate([result[names.DECISIONS] for result in results]),
+        ),
     )
-
-
-def _joined(results: Sequence[Mapping[str, Array]], first: str, second: str) -> tuple[Array, Array]:
-    """Two outputs of all batches."""
-    return np.concatenate([result[first] for result in results]), np.concatenate([result[second] for result in results])
 
 
 def _scores(

@@ -106,8 +106,8 @@ def chosen_anew(
         aim = SAFE * limit * chosen.loss / loss
         if aim <= limit:
             break
-    ways = [choose(limit)] if fitted is None else [choose(limit), _lessened(fitted, measured, limit)]
-    return max(ways, key=lambda way: way.saved_ms)
+    ways = [] if fitted is None else [_lessened(fitted, measured, limit)]
+    return max([*ways, choose(limit)], key=lambda way: way.saved_ms)
 
 
 def _lessened(chosen: Together, measured: Callable[[Sequence[Option]], float], limit: float) -> Together:
@@ -116,8 +116,10 @@ def _lessened(chosen: Together, measured: Callable[[Sequence[Option]], float], l
         # What is fitted anew loses less than it did alone; by how much is known of all of them together.
         share = loss / max(sum(option.loss for option in chosen.always), 1e-12)
         enough = [option for option in chosen.always if share * option.loss >= loss - ROOM * limit]
-        least = min(enough, key=lambda option: option.saved_ms, default=None) or min(
-            chosen.always, key=lambda option: option.worth(limit)
+        least = (
+            min(enough, key=lambda option: option.saved_ms)
+            if enough
+            else min(chosen.always, key=lambda option: option.worth(limit))
         )
         chosen = replace(chosen, steady=chosen.steady - {least.region.name})
     return chosen

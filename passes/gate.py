@@ -33,7 +33,7 @@ def write_gate(builder: Builder, region: Region, gate: Gate, limits: str) -> Non
 
 def write_condition(builder: Builder, region: Region, agreed: str) -> None:
     """Add the nodes from decisions, 1 for the bypass, to the scalar that says whether all agree; none at all agree."""
-    least = builder.op("ReduceMin", [agreed], output=names.least(region.name), keepdims=0)
+    least = builder.op("ReduceMin", [agreed], keepdims=0)
     builder.cast(least, TensorProto.BOOL, output=names.gate(region.name))
 
 

@@ -76,11 +76,6 @@ def agreed(region: str) -> str:
     return f"skipc/{region}/agreed"
 
 
-def least(region: str) -> str:
-    """Name of the smallest of a gate's decisions, float32 scalar."""
-    return f"skipc/{region}/gate/least"
-
-
 def mixed(region: str) -> str:
     """Name of a region's result before the rows that do not need it are put in; prefix of what puts them in."""
     return f"skipc/{region}/mixed"

@@ -74,6 +74,21 @@ def test_every_row_gets_what_was_decided_for_it(name: str, position: int, granul
         np.testing.assert_allclose(result[chosen == 1], bypassed[chosen == 1], rtol=CLOSE, atol=CLOSE)
 
 
+def test_the_first_if_tells_whether_rows_disagree() -> None:
+    """So that no node is run to find out where all of them are bypassed."""
+    network = transformer()
+    found = surveyed(network)
+    item = deciding(block(found.survey.blocks[0]), "sample")
+    condition, agreed = f"{names.mixed(item.region.name)}/condition", names.agreed(item.region.name)
+    model = run_passes(found.model, [ImposeDecisions((item,))])
+    first = next(node for node in model.graph.node if node.op_type == "If")
+    assert list(first.output)[1:] == [condition]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(condition, onnx.TensorProto.BOOL, []))
+    for chosen in patterns((ROWS,)):
+        told = run(model, {**network.feeds(batch=ROWS), agreed: chosen}, [condition])[condition]
+        assert bool(told) == (0 < chosen.sum() < ROWS)
+
+
 @pytest.mark.parametrize("granularity", ["sample", "token"])
 def test_with_no_row_bypassed_the_result_is_equal_bit_for_bit(granularity: str) -> None:
     network = transformer()
