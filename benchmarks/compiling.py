@@ -42,7 +42,7 @@ def main(work: str) -> int:
     memory = peak_memory_mib()
     (folder / "compiled.onnx").write_bytes(serialized(compiled.model))
     if compiled.static is not None:
-        (folder / "static.onnx").write_bytes(serialized(compiled.static.model(compiled.surveyed.model)))
+        (folder / "static.onnx").write_bytes(serialized(compiled.static.model(compiled.surveyed)))
     (folder / "plan.json").write_text(compiled.plan.to_json(arrays=True), encoding="utf-8")
     details = details_json(compiled, str(folder / "compiled.onnx"), seconds)
     text = compile_text(details)

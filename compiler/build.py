@@ -13,12 +13,13 @@ from skipc.passes.base import GraphPass, run_passes
 from skipc.passes.expose import ExposeDecisions
 from skipc.passes.inject import InjectGates, ReplaceRegions
 from skipc.passes.normalize import Normalize
+from skipc.passes.padding import LeaveOutPadding
 from skipc.passes.restore import RecordOriginal
 from skipc.passes.shapes import FixTargets
 from skipc.passes.stamp import StampPlan
 from skipc.passes.window import LevelWindow
 from skipc.runtime.errors import InputError
-from skipc.runtime.plan import Block, Plan, Target
+from skipc.runtime.plan import Block, Padding, Plan, Target
 
 
 def normalized(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -43,8 +44,12 @@ def build(model: onnx.ModelProto, plan: Plan, *, decisions: bool = False, level_
     floors = tuple(block.gate.floor for block in plan.blocks)
     window = LevelWindow(plan.thresholds, floors, plan.level, as_input=level_input)
     shown: list[GraphPass] = [ExposeDecisions(plan.blocks)] if decisions else []
-    steps: list[GraphPass] = [FixTargets(plan.targets), InjectGates(plan.blocks, window)]
+    steps: list[GraphPass] = [FixTargets(plan.targets), InjectGates(plan.blocks, window), *_leaving_out(plan.padding)]
     return run_passes(model, [*steps, *shown, AnnotateGates(plan), StampPlan(plan), RecordOriginal(model)])
+
+
+def _leaving_out(padding: Padding | None) -> list[GraphPass]:
+    return [LeaveOutPadding(padding)] if padding else []
 
 
 def placing(plan: Plan, weights: str) -> Plan:
@@ -55,9 +60,12 @@ def placing(plan: Plan, weights: str) -> Plan:
     return replace(plan, blocks=tuple(blocks))
 
 
-def build_static(model: onnx.ModelProto, blocks: Sequence[Block]) -> onnx.ModelProto:
-    """A model whose target shapes are fixed, with these blocks bypassed for good."""
-    return run_passes(model, [ReplaceRegions(tuple(blocks))])
+def build_static(model: onnx.ModelProto, blocks: Sequence[Block], padding: Padding | None = None) -> onnx.ModelProto:
+    """A model whose target shapes are fixed, with these blocks bypassed for good, and without padding where it is told.
+
+    Without blocks it is what the compiled file computes where nothing is bypassed.
+    """
+    return run_passes(model, [ReplaceRegions(tuple(blocks)), *_leaving_out(padding)])
 
 
 def serialized(model: onnx.ModelProto) -> bytes:

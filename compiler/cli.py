@@ -25,6 +25,7 @@ EXIT_INTERRUPTED = 130
 BYPASSES = ("auto", "identity", "affine", "low-rank", "linear", "narrow", "int8")
 IMPACTS = ("ablation", "gradient", "activation")
 GRANULARITIES = ("auto", "batch", "sample", "token")
+PADDING = ("auto", "skip", "keep")
 GATE_POLICIES = ("block", "ahead", "early", "merged", "auto")
 GROUPINGS = ("none", "labels")
 WEIGHTS = ("auto", "branch", "outer")
@@ -118,6 +119,7 @@ def cli() -> None:
     help="What gates read; auto measures.  [default: merged; auto on CUDA]",
 )
 @click.option("--mask", default="auto", show_default=True, help="Input that tells padding; or none.")
+@click.option("--padding", type=click.Choice(PADDING), default="auto", show_default=True, help="Leave it out, or not.")
 @click.option("--bypass", type=click.Choice(BYPASSES), default="auto", show_default=True)
 @click.option("--impact", type=click.Choice(IMPACTS), default="ablation", show_default=True)
 @group_option

@@ -57,7 +57,7 @@ def static_opponent(surveyed: Surveyed, static: Static | None, test: Sequence[Ju
     """The same bypasses without gates."""
     if static is None:
         return Opponent("static", None, False, None, "no block can be bypassed for every input at this risk")
-    model = static.model(surveyed.model)
+    model = static.model(surveyed)
     names = ", ".join(block.region.name for block in static.blocks)
     return Opponent("static", model, True, _worst(model, test, claim), f"always on their bypass: {names}")
 

@@ -28,6 +28,7 @@ from skipc.compiler.gradient import Gradients, measure_gradients
 from skipc.compiler.impact import ungated
 from skipc.compiler.levels import certified_levels
 from skipc.compiler.loss import Loss
+from skipc.compiler.padding import leave_out_padding
 from skipc.compiler.planner import NEVER, Step
 from skipc.compiler.planning import bare_plan, full_plan
 from skipc.compiler.portrait import Portrait, Subject, take_portrait
@@ -181,6 +182,8 @@ def _observed(
         watched = tuple(region for region in surveyed.survey.blocks if region.name in studied.hidden)
         gradients = measure_gradients(surveyed, original, single, claim.output, claim.loss, settings, watched)
     mask = padding_input(surveyed, splits, settings)
+    with measuring(console, "trying what padding is for", cache):
+        surveyed = replace(surveyed, padding=leave_out_padding(surveyed, splits, mask, settings))
     evidence = Evidence(studied.activations, splits.fit, single, splits.joined_fit, mask)
     return _Ground(surveyed, original, splits, claim, studied, gradients, evidence)
 

@@ -42,7 +42,7 @@ def full_plan(
     blocks = tuple(planned[i] for i in used)
     thresholds = ((NEVER,) * len(used), *(tuple(step.thresholds[i] for i in used) for step in levels.steps))
     plan = bare_plan(source, data, blocks, thresholds, settings, levels.certificate, claim.loss.name)
-    return replace(plan, regions=len(surveyed.survey.blocks), targets=surveyed.targets)
+    return replace(plan, regions=len(surveyed.survey.blocks), targets=surveyed.targets, padding=surveyed.padding)
 
 
 def bare_plan(

@@ -72,7 +72,7 @@ def measure_promises(
     items = [item for judged in splits.test for item in judged.items]
     static_bench = None
     if static is not None:
-        static_model = static.model(surveyed.model).SerializeToString()
+        static_model = static.model(surveyed).SerializeToString()
         replaced = open_session(static_model, provider=plan.provider, threads=plan.threads)
         static_bench = compare(original, replaced, items, budget_ms=CHOICE_MS)
     shares = run_shares(exposed(model, plan), plan, items)

@@ -168,7 +168,7 @@ def _static_speedup(measured: Measured | None) -> Json | None:
 def details_json(compiled: Compiled, output: str, seconds: float) -> Json:
     """Everything: what the page shows, and what it carries inside."""
     measured, candidates = compiled.measured, compiled.candidates
-    fits = compiled.gate_fits
+    fits, padding = compiled.gate_fits, compiled.plan.padding
     # What is built from a plan is not run: its share is that of the data which the gates were fitted on.
     shares = measured.run_share if measured else tuple(1.0 - block.open_share for block in compiled.plan.blocks)
     return {
@@ -202,6 +202,7 @@ def details_json(compiled: Compiled, output: str, seconds: float) -> Json:
         "latency_ms": {"original": rounded(measured.bench.original_ms), "compiled": rounded(measured.bench.compiled_ms)}
         if measured
         else None,
+        "padding": {"mask": padding.mask, "values": len(padding.values)} if padding else None,
         "granularity": sorted({block.gate.granularity for block in compiled.plan.blocks}),
         "batch_size": compiled.plan.batch_size,
         "environment": environment_json(compiled.plan),
@@ -248,6 +249,8 @@ def compile_text(details: Mapping[str, Any]) -> str:
     )
     for name, item in (details["verification"] or {}).items():
         lines.append(f"on the test split of {name}: mean {item['mean']:.4g}, {item['samples']} samples")
+    if details["padding"]:
+        lines.append(f"padding ({details['padding']['mask']}) is left out of products: unequal lengths cost little")
     lines.append(grown)
     lines += table(
         ("block", "bypass", "runs in full", "time share", "impact alone"),

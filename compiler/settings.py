@@ -11,6 +11,7 @@ from skipc.passes.surrogate import KINDS
 BYPASSES = ("auto", *KINDS)
 IMPACTS = ("ablation", "gradient", "activation")
 GRANULARITIES = ("auto", "batch", "sample", "token")
+PADDING = ("auto", "skip", "keep")
 GROUPINGS = ("none", "labels")
 WEIGHTS = PLACEMENTS
 
@@ -29,6 +30,8 @@ class Settings:
         gate_policy: what gates read and how many blocks each decides for, one of `passes.policy.POLICIES`; ``auto`` to
             choose by measuring all of them; None for ``block``, or for ``auto`` where the provider is ``cuda``.
         mask: graph input that says which tokens are padding, ``auto`` to find it, ``none`` to pool over all.
+        padding: whether it is left out of what treats tokens by themselves: ``auto`` where that is proved to change
+            nothing and costs next to nothing on data without any, ``skip`` where it is proved, or ``keep``.
         bypass: kind of bypass, or ``auto`` to choose for each block.
         impact: measure that shortlists blocks.
         group_by: what is certified one by one beside the data sets themselves: nothing, or each class.
@@ -55,6 +58,7 @@ class Settings:
     granularity: str = "auto"
     gate_policy: str | None = None
     mask: str = "auto"
+    padding: str = "auto"
     bypass: str = "auto"
     impact: str = "ablation"
     group_by: str = "none"

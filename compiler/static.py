@@ -17,6 +17,7 @@ from skipc.compiler.loss import Loss, Losses
 from skipc.compiler.options import Option
 from skipc.compiler.planner import SURE
 from skipc.compiler.running import Instrumented, Judged, opened, run_gated
+from skipc.compiler.survey import Surveyed
 from skipc.runtime.plan import Block, Certificate
 
 FAR_WITHIN = 0.5
@@ -35,9 +36,9 @@ class Static:
     blocks: tuple[Block, ...]
     certificate: Certificate
 
-    def model(self, original: onnx.ModelProto) -> onnx.ModelProto:
-        """The static model, from the normalised original."""
-        return build_static(original, self.blocks)
+    def model(self, surveyed: Surveyed) -> onnx.ModelProto:
+        """The static model: all that the compiled one is, but for the gates."""
+        return build_static(surveyed.model, self.blocks, surveyed.padding)
 
 
 def best_static(

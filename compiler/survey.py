@@ -21,7 +21,7 @@ from skipc.passes.rows import side_values
 from skipc.passes.shapes import constant_targets
 from skipc.passes.stand_in import runnable
 from skipc.runtime.errors import InputError
-from skipc.runtime.plan import Array, Region, Target
+from skipc.runtime.plan import Array, Padding, Region, Target
 from skipc.runtime.session import is_equal, open_session
 
 
@@ -36,6 +36,7 @@ class Surveyed:
         survey: its regions and the refusals, without what the user excluded.
         types: of its values; extents of one name are equal.
         targets: of its Reshape nodes whose shapes need not be computed.
+        padding: where it is left out of what is compiled; None where it stays.
         executor: where losses of changed versions of it are measured.
     """
 
@@ -45,6 +46,7 @@ class Surveyed:
     survey: Survey
     types: Mapping[str, ValueType]
     targets: tuple[Target, ...] = ()
+    padding: Padding | None = None
     executor: Executor = field(default_factory=Local)
 
 

@@ -113,6 +113,7 @@ def _without_details(details: Json) -> Json:
         "original_ms",
         "latency_ms",
         "granularity",
+        "padding",
         "batch_size",
         "environment",
     )

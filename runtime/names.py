@@ -101,6 +101,16 @@ def shape(extents: Sequence[int]) -> str:
     return f"skipc/shape/{'x'.join(map(str, extents))}"
 
 
+def packed(value: str, branch: str = "") -> str:
+    """Name of a value with its real tokens side by side, [tokens, features], where padding is left out."""
+    return f"{branch or 'skipc'}/packed/{value}"
+
+
+def padded(value: str, branch: str = "") -> str:
+    """Name of such a value with its padding again, [batch, sequence, features]."""
+    return f"{branch or 'skipc'}/padded/{value}"
+
+
 def bypass(region: str) -> str:
     """Name of the branch that stands in for a region, and of its result."""
     return f"skipc/{region}/bypass"

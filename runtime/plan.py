@@ -45,6 +45,19 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Padding:
+    """Where the compiled file leaves padding out.
+
+    Attributes:
+        mask: graph input [batch, sequence] that is zero at padding.
+        values: names of the original's values [batch, sequence, features] from which padding is taken.
+    """
+
+    mask: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Region:
     """A closed part of a graph with one entry value and one exit value of the same type.
 
@@ -246,6 +259,7 @@ class Plan:
         versions: of skipc and of the packages whose behaviour matters.
         regions: blocks that were found in the model, those without a gate included.
         targets: of Reshape nodes whose shapes need not be computed.
+        padding: None where it is treated like everything else.
     """
 
     model_digest: str
@@ -262,6 +276,7 @@ class Plan:
     versions: Mapping[str, str]
     regions: int = 0
     targets: tuple[Target, ...] = ()
+    padding: Padding | None = None
     schema: int = SCHEMA
 
     @property
@@ -276,7 +291,7 @@ class Plan:
 
     def to_json(self, *, arrays: bool) -> str:
         """The plan as canonical JSON (sorted keys); without the arrays where the model already holds them."""
-        return json.dumps(_encode(_fields(self), arrays), sort_keys=True, allow_nan=False, indent=1 if arrays else None)
+        return json.dumps(_encode(self, arrays), sort_keys=True, allow_nan=False, indent=1 if arrays else None)
 
 
 def plan_from_json(text: str, *, where: str) -> Plan:
@@ -308,6 +323,8 @@ def _encode(value: Any, arrays: bool) -> Any:
     if isinstance(value, Gate) and value.reading is None:
         # As plans were before there were readings, so that theirs keep their bytes.
         return _encode({name: item for name, item in _fields(value).items() if name != "reading"}, arrays)
+    if isinstance(value, Plan) and value.padding is None:
+        return _encode({name: item for name, item in _fields(value).items() if name != "padding"}, arrays)
     if is_dataclass(value) and not isinstance(value, type):
         return _encode(_fields(value), arrays)
     if isinstance(value, np.ndarray):
@@ -353,7 +370,12 @@ def _plan(raw: Mapping[str, Any]) -> Plan:
         versions=dict(raw["versions"]),
         regions=int(raw["regions"]),
         targets=tuple(Target(item["node"], tuple(map(int, item["shape"]))) for item in raw["targets"]),
+        padding=_padding(raw.get("padding")),
     )
+
+
+def _padding(raw: Mapping[str, Any] | None) -> Padding | None:
+    return Padding(str(raw["mask"]), tuple(map(str, raw["values"]))) if raw else None
 
 
 def _block(raw: Mapping[str, Any]) -> Block:

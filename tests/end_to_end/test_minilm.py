@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+from skipc.compiler.build import build, normalized
+from skipc.runtime.plan import plan_from_json
+from skipc.runtime.session import open_session
 from tests.end_to_end.command import Ran, contents, run
 from tests.end_to_end.running import assert_shut_equal, complaints, ifs, signature
 
@@ -54,6 +58,19 @@ def test_the_model_is_a_valid_drop_in(compiled: Ran, folder: Path, minilm_files:
     assert len(ifs(model)) == compiled.json["gates"] >= 1
     assert signature(model) == signature(onnx.load(minilm_files["minilm.onnx"]))
     assert complaints(folder / "out.onnx") == ""
+
+
+def test_padding_is_left_out(compiled: Ran, folder: Path, minilm_files: Files, films: Files) -> None:
+    assert compiled.code == 0
+    plan = plan_from_json((folder / "out.plan.json").read_text(), where="out.plan.json")
+    assert plan.padding is not None
+    kept = build(normalized(onnx.load(minilm_files["minilm.onnx"])), replace(plan, padding=None))
+    sessions = [open_session(data) for data in (kept.SerializeToString(), (folder / "out.onnx").read_bytes())]
+    with np.load(films["films.calib.npz"]) as arrays:
+        feeds = {name: arrays[name][FRESH : FRESH + 16].astype(np.int64) for name in sessions[0].inputs}
+    assert not feeds["attention_mask"].all()
+    with_it, without = (session.run(feeds)["sentence_embedding"] for session in sessions)
+    np.testing.assert_allclose(without, with_it, rtol=0, atol=1e-5)
 
 
 def test_shut_it_is_the_original(compiled: Ran, folder: Path, minilm_files: Files, films: Files) -> None:

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 import skipc.compiler.verbs
 from skipc.compiler.cli import cli
 from skipc.compiler.policies import AUTO
-from skipc.compiler.settings import BYPASSES, GRANULARITIES, GROUPINGS, IMPACTS, WEIGHTS, Settings
+from skipc.compiler.settings import BYPASSES, GRANULARITIES, GROUPINGS, IMPACTS, PADDING, WEIGHTS, Settings
 from skipc.passes.policy import POLICIES
 from skipc.runtime.errors import InputError, PromiseError
 
@@ -93,6 +93,7 @@ def test_every_setting_is_an_option_with_the_same_default() -> None:
         ("bypass", BYPASSES),
         ("impact", IMPACTS),
         ("granularity", GRANULARITIES),
+        ("padding", PADDING),
         ("group_by", GROUPINGS),
         ("weights", WEIGHTS),
         ("gate_policy", (*POLICIES, AUTO)),

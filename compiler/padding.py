@@ -1,0 +1,135 @@
+"""Whether padding can be left out of a model: by structure, then by proof, then by measured time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+
+from skipc.compiler.build import build_static
+from skipc.compiler.data import Batch, InputSpec
+from skipc.compiler.impact import typical
+from skipc.compiler.independence import TOLERANCES
+from skipc.compiler.latency import clock_of, interleaved
+from skipc.compiler.settings import Settings
+from skipc.compiler.splits import Splits
+from skipc.compiler.survey import Surveyed
+from skipc.passes.padding import padding_of
+from skipc.runtime.errors import InputError
+from skipc.runtime.plan import Array, Padding
+from skipc.runtime.session import Session, open_session
+
+PROOFS = 4
+"""Batches with padding on which the outputs must be the same."""
+
+ROUNDS = 20
+
+BEARABLE = 1.02
+"""Time that a batch may take without its padding, over the time with it: data of one length has none to leave out."""
+
+TRIED = 3
+"""Padding tokens that are put behind samples which have none."""
+
+Feeds = Mapping[str, Array]
+
+
+def leave_out_padding(surveyed: Surveyed, splits: Splits, mask: str, settings: Settings) -> Padding | None:
+    """Where padding is to be left out; None where it stays.
+
+    Args:
+        surveyed: the original.
+        splits: its *fit* part proves and times.
+        mask: input that tells padding; empty where there is none.
+        settings: of the compilation.
+
+    Raises:
+        InputError: ``padding-stays``: it was asked for and cannot be.
+    """
+    wanted = settings.padding == "skip"
+    if settings.padding == "keep" or (settings.provider != "cpu" and not wanted):
+        return None
+    padding = padding_of(surveyed.model, surveyed.types, mask) if mask else None
+    if padding is None:
+        obstacle = "no product treats tokens by themselves" if mask else "no input tells padding"
+    else:
+        obstacle = _obstacle(surveyed, padding, _padded(surveyed.inputs, splits, mask))
+    if obstacle and wanted:
+        hint = "compile without --padding skip; --mask names the input that tells padding"
+        raise InputError("padding-stays", f"padding cannot be left out: {obstacle}", where="--padding", hint=hint)
+    if obstacle or padding is None:
+        return None
+    return padding if wanted or _costs(surveyed, padding, splits.fit.items, settings) <= BEARABLE else None
+
+
+def _padded(inputs: Sequence[InputSpec], splits: Splits, mask: str) -> list[Feeds]:
+    """A few batches with padding: of the data, or made where those have none."""
+    feeds = [item.feeds for item in (*splits.joined_fit, *splits.fit.items[:PROOFS])]
+    natural = [item for item in feeds if not item[mask].all()]
+    return (natural or [_lengthened(item, inputs, mask) for item in feeds])[:PROOFS]
+
+
+def _lengthened(feeds: Feeds, inputs: Sequence[InputSpec], mask: str) -> Feeds:
+    """The same samples with padding at their end, where the model leaves their length open."""
+    length = next(spec.shape[1] for spec in inputs if spec.name == mask)
+    longer = {}
+    for spec in inputs:
+        grown = isinstance(length, str) and spec.shape[1:2] == (length,)
+        width = [(0, TRIED if grown and axis == 1 else 0) for axis in range(feeds[spec.name].ndim)]
+        longer[spec.name] = np.pad(feeds[spec.name], width)
+    return longer
+
+
+def _obstacle(surveyed: Surveyed, padding: Padding, feeds: Sequence[Feeds]) -> str:
+    """What speaks against leaving padding out; empty where every output is the same at every real token."""
+    original, without = _sessions(surveyed, padding)
+    for item in feeds:
+        real = item[padding.mask] != 0
+        if real.all():
+            return "there is no batch with padding to prove on that it is never looked at"
+        try:
+            expected, found = original.run(item), without.run(item)
+        except Exception as error:  # of whatever class ONNX Runtime makes its complaint
+            return f"the model does not run without it: {str(error).splitlines()[0][:200]}"
+        for name, array in expected.items():
+            if not _agree(array, found[name], real, surveyed.types[name].elem_type if name in surveyed.types else 0):
+                return f"the output {name} depends on it"
+    return ""
+
+
+def _agree(expected: Array, found: Array, real: Array, elem_type: int) -> bool:
+    """Whether two outputs are the same, at real tokens where they have a place for each."""
+    if expected.shape != found.shape:
+        return False
+    if expected.shape[:2] == real.shape:
+        expected, found = expected[real], found[real]
+    if expected.dtype.kind != "f" and elem_type not in TOLERANCES:
+        return bool(np.array_equal(expected, found))
+    one, other = expected.astype(np.float64), found.astype(np.float64)
+    tolerance = TOLERANCES.get(elem_type, min(TOLERANCES.values())) * float(np.abs(one).max(initial=0.0))
+    return bool(np.allclose(other, one, rtol=0.0, atol=tolerance, equal_nan=True))
+
+
+def _costs(surveyed: Surveyed, padding: Padding, items: Sequence[Batch], settings: Settings) -> float:
+    """Time of the model without padding over that with it, on batches like those that it will get."""
+
+    def measure() -> float:
+        sessions = _sessions(surveyed, padding, settings.threads)
+        runs = [partial(_run_all, session, typical(items)) for session in sessions]
+        times = interleaved(runs, ROUNDS, clock_of(*sessions))
+        return float(np.median(times[:, 1] / times[:, 0]))
+
+    parts = (surveyed.model, padding, items, settings.threads)
+    return settings.cache.recall("padding", parts, measure)
+
+
+def _run_all(session: Session, items: Sequence[Batch]) -> None:
+    for item in items:
+        session.run(item.feeds)
+
+
+def _sessions(surveyed: Surveyed, padding: Padding, threads: int = 1) -> tuple[Session, Session]:
+    """The original as it is compiled, with padding and without."""
+    models = (surveyed.model, build_static(surveyed.model, (), padding))
+    first, second = (open_session(model.SerializeToString(), threads=threads) for model in models)
+    return first, second

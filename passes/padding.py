@@ -1,0 +1,442 @@
+"""Leave padding out of what treats every token by itself.
+
+Samples of unequal length share a batch by padding the shorter ones, and a network spends as much on a padding token as
+on a real one, to no effect: attention gives it no weight, and pooling leaves it out. Products with weights, and what
+follows them token by token (biases, activations, normalisations, residual sums), run here on the real tokens of all
+samples side by side, [tokens, features]; attention itself and whatever else looks across tokens is given
+[batch, sequence, features] again, in which padding holds copies of the first real token. Two Gathers lead there and
+back. Removing padding this way is known from ByteTransformer (arXiv 2210.03052) and ONNX Runtime's packed attention on
+CUDA; here the branches of `If` nodes do the same, for all rows and for some.
+
+A sample without a single real token runs in full, and at level 0 everything does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from skipc.passes.base import copied, opset_of
+from skipc.passes.builder import Builder, Fragment
+from skipc.passes.candidate import ValueType
+from skipc.passes.flow import subgraphs
+from skipc.passes.narrow import constants_of
+from skipc.passes.normalize import copied_node
+from skipc.passes.products import attribute
+from skipc.passes.rows import rows_name
+from skipc.runtime import names
+from skipc.runtime.plan import Padding
+
+TOKENWISE = frozenset(
+    """
+    Abs Add BiasGelu Cast Celu Clip Div Elu Erf Exp FastGelu Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max Min
+    Mish Mul Neg Pow QuickGelu Reciprocal Relu Selu Sigmoid Softplus Sqrt Sub Swish Tanh ThresholdedRelu
+    """.split()  # noqa: SIM905
+)
+"""Operators that treat every element by itself."""
+
+NORMALISATIONS = frozenset({"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"})
+
+REDUCTIONS = frozenset({"ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum"})
+
+ALONG_FEATURES = frozenset({"LogSoftmax", "Softmax", "Split"})
+"""Operators that keep to the axis which their attribute names."""
+
+COPIES = ("/copy/", "/kept/", "/rows/", "/tail/")
+"""What stands between the region and the original's name in the name of a copy that a bypass holds."""
+
+Wise = Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class LeaveOutPadding:
+    """Run on real tokens alone what treats every token by itself.
+
+    Requires what `padding_of` found in the same original, and no level but 0 to be true to the original at padding.
+
+    Attributes:
+        padding: which input tells it, and the values at which it is taken out.
+    """
+
+    padding: Padding
+
+    def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the copy whose outputs are the same but at padding."""
+        model = copied(model)
+        known = frozenset(self.padding.values)
+        _Writer(model, self.padding.mask, lambda name: _origin(name) in known, known).rewrite()
+        return model
+
+
+def padding_of(model: onnx.ModelProto, types: Mapping[str, ValueType], mask: str) -> Padding | None:
+    """Where padding can be taken out of a model; None where nothing that is worth it treats tokens by themselves.
+
+    Args:
+        model: normalised original; one with subgraphs of its own is left alone.
+        types: of its values; extents of one name are equal.
+        mask: graph input [batch, sequence] that is zero at padding.
+    """
+    place = types[mask].dims if mask in types else ()
+    if len(place) != 2 or any(True for node in model.graph.node for _ in subgraphs(node)):
+        return None
+
+    def wise(name: str) -> bool:
+        dims = types[name].dims if name in types else ()
+        return len(dims) == 3 and dims[:2] == place and None not in place and isinstance(dims[2], int)
+
+    writer = _Writer(copied(model), mask, wise)
+    writer.rewrite()
+    return Padding(mask, tuple(sorted(writer.taken))) if writer.taken else None
+
+
+def _origin(name: str) -> str:
+    """The original's name of a value that is a copy of one of its own."""
+    while names.is_ours(name):
+        ends = [name.index(mark) + len(mark) for mark in COPIES if mark in name]
+        if not ends:
+            break
+        name = name[min(ends) :]
+    return name
+
+
+@dataclass(frozen=True)
+class _Space:
+    """Real tokens side by side, and the way back.
+
+    Attributes:
+        keep: bool [batch, sequence]: true for real tokens.
+        index: their positions among all tokens, int64 [tokens].
+        inverse: for each of all tokens its place among the real ones, int64 [batch, sequence]; 0 at padding.
+    """
+
+    keep: str
+    index: str
+    inverse: str
+
+
+@dataclass
+class _Scope:
+    """What is known of the values of one graph, those around it included.
+
+    Attributes:
+        graph: rewritten.
+        parent: the scope around it.
+        space: of values that have a row for each token here; None where none has.
+        chosen: places in the space around this one of the tokens that this one holds; empty where both are the same.
+        nodes: of the graph, as rewritten so far.
+        home: values written here whose tokens lie side by side, with their space.
+        written: all values written here.
+        plain: by such a value, the same with padding.
+        packed: by a value with padding and a space's index, the same without.
+        ranks: of constants; None where it is not known.
+    """
+
+    graph: onnx.GraphProto
+    parent: _Scope | None
+    space: _Space | None
+    chosen: str = ""
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    home: dict[str, _Space] = field(default_factory=dict)
+    written: set[str] = field(default_factory=set)
+    plain: dict[str, str] = field(default_factory=dict)
+    packed: dict[tuple[str, str], str] = field(default_factory=dict)
+    ranks: dict[str, int | None] = field(default_factory=dict)
+
+    @property
+    def branch(self) -> str:
+        """Name of the result of a branch; empty outside of branches."""
+        return self.graph.output[0].name if self.parent else ""
+
+    def chain(self) -> Iterator[_Scope]:
+        """This scope and those around it."""
+        scope: _Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope.parent
+
+    def space_of(self, name: str) -> _Space | None:
+        """The space of a value whose tokens lie side by side; None for every other."""
+        return next((scope.home[name] for scope in self.chain() if name in scope.home), None)
+
+    def owner(self, name: str) -> _Scope:
+        """Where a value is written; the outermost scope for inputs."""
+        *inner, outermost = self.chain()
+        return next((scope for scope in inner if name in scope.written), outermost)
+
+    def rank(self, name: str) -> int | None:
+        """Rank of a constant; None for every other value."""
+        return next((scope.ranks[name] for scope in self.chain() if name in scope.ranks), None)
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a value is the same for every input."""
+        return any(name in scope.ranks for scope in self.chain())
+
+    def add(self, fragment: Fragment) -> None:
+        """Append new nodes."""
+        self.nodes += fragment.nodes
+        self.graph.initializer.extend(fragment.initializers)
+
+
+class _Writer:
+    """Goes through a graph once, in order, and brings each value into the form that its reader needs.
+
+    Args:
+        model: rewritten in place.
+        mask: graph input that tells padding.
+        wise: whether a value has a row of features for each token.
+        known: values of the original from which padding is to be taken.
+    """
+
+    def __init__(self, model: onnx.ModelProto, mask: str, wise: Wise, known: frozenset[str] = frozenset()) -> None:
+        self._graph, self._opset, self._mask, self._wise = model.graph, opset_of(model), mask, wise
+        self._outputs = frozenset(item.name for item in model.graph.output)
+        self._constants = constants_of(model.graph)
+        self._level = any(item.name == names.LEVEL for item in model.graph.initializer)
+        self.taken = set(known)
+        """Values from which padding was taken, or is to be."""
+
+    def rewrite(self) -> None:
+        """Rewrite the graph."""
+        scope = _Scope(self._graph, None, None)
+        scope.space = self._all_tokens(scope)
+        self._walk(scope)
+
+    def _walk(self, scope: _Scope) -> None:
+        scope.ranks.update((item.name, len(item.dims)) for item in scope.graph.initializer)
+        if scope.parent is None:
+            for item in scope.graph.input:
+                scope.ranks.pop(item.name, None)
+        for node in list(scope.graph.node):
+            self._rewrite(copied_node(node), scope)
+            scope.written.update(node.output)
+        del scope.graph.node[:]
+        scope.graph.node.extend(scope.nodes)
+        stale = [i for i, item in enumerate(scope.graph.value_info) if item.name in scope.home]
+        for i in reversed(stale):
+            del scope.graph.value_info[i]
+
+    def _rewrite(self, node: onnx.NodeProto, scope: _Scope) -> None:
+        if any(True for _ in subgraphs(node)):
+            self._if(node, scope)
+        elif all(map(scope.is_constant, filter(None, node.input))):
+            scope.ranks.update(dict.fromkeys(filter(None, node.output), _constant_rank(node, scope)))
+            scope.nodes.append(node)
+        elif self._takes_rows(node, scope):
+            self._take_rows(node, scope)
+        elif self._puts_rows(node, scope):
+            self._put_rows(node, scope)
+        elif scope.space is not None and self._is_tokenwise(node, scope):
+            self._run_packed(node, scope, scope.space)
+        else:
+            node.input[:] = [self._plain(name, scope) for name in node.input]
+            scope.nodes.append(node)
+
+    def _is_tokenwise(self, node: onnx.NodeProto, scope: _Scope) -> bool:
+        """Whether a node is to run on real tokens: it can, and is worth it or the values it reads are there already."""
+        live = [name for name in node.input if name and not scope.is_constant(name)]
+        if node.op_type == "MatMul":
+            return live == [node.input[0]] and self._has_tokens(live[0], scope) and scope.rank(node.input[1]) == 2
+        if not any(scope.space_of(name) == scope.space for name in live):
+            return False
+        if not all(self._is_at_hand(name, scope) for name in live):
+            return False
+        if node.op_type in TOKENWISE:
+            constants = [name for name in node.input if name and scope.is_constant(name)]
+            return all(scope.rank(name) in (0, 1) for name in constants)
+        if node.op_type in NORMALISATIONS:
+            return live == [node.input[0]] and attribute(node, "axis", -1) == -1
+        if node.op_type in REDUCTIONS:
+            return self._reduces_features(node)
+        return node.op_type in ALONG_FEATURES and live == [node.input[0]] and attribute(node, "axis", 0) == -1
+
+    def _reduces_features(self, node: onnx.NodeProto) -> bool:
+        """Whether a reduction is along the last axis, counted from the end, and keeps it."""
+        given = self._constants.get(node.input[1]) if len(node.input) > 1 else attribute(node, "axes", ())
+        return given is not None and list(given) == [-1] and attribute(node, "keepdims", 1) == 1
+
+    def _has_tokens(self, name: str, scope: _Scope) -> bool:
+        """Whether a value has a row of features for each token of this scope."""
+        found = scope.space_of(name)
+        if found is not None:
+            return found == scope.space
+        return scope.owner(name).space == scope.space and self._wise(name)
+
+    def _is_at_hand(self, name: str, scope: _Scope) -> bool:
+        """Whether the real tokens of a value are wanted by a product too.
+
+        No others are taken out: what a mask has made zero at padding must be zero there for the sum over tokens.
+        """
+        return self._has_tokens(name, scope) and (scope.space_of(name) is not None or _origin(name) in self.taken)
+
+    def _run_packed(self, node: onnx.NodeProto, scope: _Scope, space: _Space) -> None:
+        node.input[:] = [
+            name if not name or scope.is_constant(name) else self._packed(name, scope, space) for name in node.input
+        ]
+        scope.nodes.append(node)
+        self._settle(node, range(len(node.output)), scope, space)
+
+    def _settle(self, node: onnx.NodeProto, places: Sequence[int], scope: _Scope, space: _Space) -> None:
+        """Note that outputs of the last node hold tokens side by side; outputs of the graph get padding again."""
+        for place in places:
+            name = node.output[place]
+            if name in self._outputs and scope.parent is None:
+                node.output[place] = scope.packed[name, space.index] = names.packed(name)
+                scope.home[names.packed(name)] = space
+                self._pad(names.packed(name), name, scope, space)
+            elif name:
+                scope.home[name] = space
+
+    def _packed(self, name: str, scope: _Scope, space: _Space) -> str:
+        """A value with its real tokens side by side."""
+        if scope.space_of(name) == space:
+            return name
+        key = (name, space.index)
+        found = next((around.packed[key] for around in scope.chain() if key in around.packed), "")
+        if found:
+            return found
+        self.taken.add(name)
+        packed = names.packed(name, scope.branch)
+        builder = Builder(packed, self._opset)
+        builder.op("Gather", [builder.op("Flatten", [name], axis=2), space.index], output=packed, axis=0)
+        scope.add(builder.fragment())
+        scope.packed[key] = packed
+        return packed
+
+    def _plain(self, name: str, scope: _Scope) -> str:
+        """A value with its padding."""
+        space = scope.space_of(name) if name else None
+        if space is None:
+            return name
+        found = next((around.plain[name] for around in scope.chain() if name in around.plain), "")
+        return found or self._pad(name, names.padded(name, scope.branch), scope, space)
+
+    def _pad(self, name: str, output: str, scope: _Scope, space: _Space) -> str:
+        builder = Builder(output, self._opset)
+        builder.op("Gather", [name, space.inverse], output=output, axis=0)
+        fragment = builder.fragment()
+        fragment.nodes[-1].name = output if names.is_ours(output) else names.padded(output)
+        scope.add(fragment)
+        scope.plain[name] = output
+        return output
+
+    def _all_tokens(self, scope: _Scope) -> _Space:
+        """The space of all samples."""
+        builder = Builder("skipc/tokens", self._opset)
+        real = builder.cast(builder.cast(self._mask, TensorProto.BOOL), TensorProto.FLOAT)
+        most = builder.reduce("ReduceMax", real, [1], keepdims=1)
+        if self._level:
+            skips = builder.op("Less", [builder.constant(0, np.int64), names.LEVEL])
+            most = builder.op("Mul", [most, builder.cast(skips, TensorProto.FLOAT)])
+        keep = builder.op("Not", [builder.op("Less", [real, most])])
+        index, inverse = self._index(builder, keep)
+        scope.add(builder.fragment())
+        return _Space(keep, index, inverse)
+
+    def _index(self, builder: Builder, keep: str) -> tuple[str, str]:
+        """Where the kept tokens are, and where each token is among them."""
+        flat = builder.op("Reshape", [keep, builder.constant([-1], np.int64)])
+        index = builder.op("Reshape", [builder.op("NonZero", [flat]), builder.constant([-1], np.int64)])
+        kept = builder.cast(flat, TensorProto.INT64)
+        before = builder.op("CumSum", [kept, builder.constant(0, np.int64)], exclusive=1)
+        place = builder.op("Mul", [before, kept])
+        return index, builder.op("Reshape", [place, builder.op("Shape", [keep])])
+
+    def _takes_rows(self, node: onnx.NodeProto, scope: _Scope) -> bool:
+        """Whether a node in a branch takes the samples that the branch runs for from a value with tokens."""
+        if scope.parent is None or node.op_type != "Gather" or scope.parent.space is None:
+            return False
+        return node.output[0].startswith(rows_name(scope.branch, "")) and self._has_tokens(node.input[0], scope.parent)
+
+    def _take_rows(self, node: onnx.NodeProto, scope: _Scope) -> None:
+        value, rows = node.input
+        assert scope.parent is not None
+        assert scope.parent.space is not None
+        around = scope.parent.space
+        if not scope.chosen:
+            builder = Builder(f"{scope.branch}/tokens", self._opset)
+            keep = builder.op("Gather", [around.keep, rows], axis=0)
+            index, inverse = self._index(builder, keep)
+            places = builder.op("Gather", [around.inverse, rows], axis=0)
+            flat = builder.op("Reshape", [places, builder.constant([-1], np.int64)])
+            scope.chosen = builder.op("Gather", [flat, index], axis=0)
+            scope.add(builder.fragment())
+            scope.space = _Space(keep, index, inverse)
+        assert scope.space is not None
+        node.input[:] = [self._packed(value, scope, around), scope.chosen]
+        scope.nodes.append(node)
+        scope.home[node.output[0]] = scope.space
+
+    def _puts_rows(self, node: onnx.NodeProto, scope: _Scope) -> bool:
+        """Whether a node puts the rows of a branch over those of the value around it."""
+        if not scope.chosen or node.op_type != "ScatterND" or scope.parent is None:
+            return False
+        base, _, rows = node.input
+        return self._has_tokens(base, scope.parent) and scope.space_of(rows) == scope.space
+
+    def _put_rows(self, node: onnx.NodeProto, scope: _Scope) -> None:
+        base, _, rows = node.input
+        assert scope.parent is not None
+        assert scope.parent.space is not None
+        around = scope.parent.space
+        builder = Builder(f"{node.output[0]}/tokens", self._opset)
+        places = builder.unsqueeze(scope.chosen, 1)
+        scope.add(builder.fragment())
+        node.input[:] = [self._packed(base, scope, around), places, rows]
+        scope.nodes.append(node)
+        scope.home[node.output[0]] = around
+
+    def _if(self, node: onnx.NodeProto, scope: _Scope) -> None:
+        """Rewrite both branches; what both give with its tokens side by side stays so."""
+        node.input[:] = [self._plain(name, scope) for name in node.input]
+        inner = []
+        for graph in subgraphs(node):
+            inner.append(_Scope(graph, scope, None if _takes_rows(graph) else scope.space))
+            self._walk(inner[-1])
+        packed = []
+        for place in range(len(node.output)):
+            results = [branch.graph.output[place] for branch in inner]
+            spaces = [branch.space_of(result.name) for branch, result in zip(inner, results, strict=True)]
+            if scope.space is not None and all(space == scope.space for space in spaces):
+                packed.append(place)
+                for result in results:
+                    _flatten(result)
+                continue
+            for branch, result in zip(inner, results, strict=True):
+                self._pad_result(branch, result)
+        scope.nodes.append(node)
+        if packed and scope.space is not None:
+            self._settle(node, packed, scope, scope.space)
+
+    def _pad_result(self, branch: _Scope, result: onnx.ValueInfoProto) -> None:
+        count = len(branch.nodes)
+        result.name = self._plain(result.name, branch)
+        branch.graph.node.extend(branch.nodes[count:])
+
+
+def _flatten(result: onnx.ValueInfoProto) -> None:
+    """Make the type of a value [batch, sequence, features] that of [tokens, features]."""
+    features = onnx.TensorShapeProto.Dimension()
+    features.CopyFrom(result.type.tensor_type.shape.dim[-1])
+    result.type.tensor_type.shape.CopyFrom(onnx.TensorShapeProto(dim=[onnx.TensorShapeProto.Dimension(), features]))
+
+
+def _takes_rows(graph: onnx.GraphProto) -> bool:
+    """Whether a branch runs for some rows."""
+    taken = rows_name(graph.output[0].name, "")
+    return any(name.startswith(taken) for node in graph.node for name in node.output)
+
+
+def _constant_rank(node: onnx.NodeProto, scope: _Scope) -> int | None:
+    """Rank of what a node computes from constants alone, as far as that can be told."""
+    if node.op_type == "Constant":
+        return len(node.attribute[0].t.dims) if node.attribute[0].name == "value" else None
+    ranks = [scope.rank(name) for name in node.input if name]
+    if node.op_type == "Gather" and None not in ranks:
+        return sum(rank for rank in ranks if rank is not None) - 1
+    if node.op_type in ("Cast", "DequantizeLinear", "Identity", "Neg", "Transpose"):
+        return ranks[0]
+    return None
