@@ -25,8 +25,8 @@ from skipc.runtime.session import Session, open_session
 
 Array = NDArray[Any]
 DRAWS = 1000
-FIXED = "shapes fixed"
-"""The original with the target shapes that the compiled file holds, and nothing else changed."""
+NOTHING = "nothing bypassed"
+"""The original with the target shapes that the compiled file holds and without padding where that leaves it out."""
 
 SESSIONS = 8
 
@@ -46,12 +46,12 @@ def interval(values: NDArray[np.float64], statistic: str = "median") -> Json:
 
 
 def speedups(built: Built, data: Dataset, batch_size: int, threads: int, rounds: int) -> Json:
-    """The original against the gated model, the static alternative, and itself with target shapes fixed."""
+    """The original against the gated model, the static alternative, and what is left of both without any bypass."""
     items = batches(data, batch_size, built.inputs)
     original = opened(built.original, threads)
     found: Json = {"batch_size": batch_size, "threads": threads, "rounds": rounds, "batches_a_round": BATCHES_A_ROUND}
-    alone = built.fixed if built.plan.targets else None
-    for name, model in (("gated", built.compiled), ("static", built.static), (FIXED, alone)):
+    alone = built.bare if built.plan.targets or built.plan.padding else None
+    for name, model in (("gated", built.compiled), ("static", built.static), (NOTHING, alone)):
         if model is None:
             found[name] = None
             continue

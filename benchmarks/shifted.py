@@ -147,7 +147,7 @@ def _static_models(
     plain = built.fixed
 
     def worth(block: Block) -> float:
-        alone = build_static(plain, [block])
+        alone = build_static(plain, [block], built.plan.padding)
         speedup = compare(original, opened(alone), items, rounds=bench.pick(RANKED_BY_ROUNDS, 1)).speedup.median
         return (1.0 - 1.0 / speedup) / max(float(losses_of(alone, judged, ground.loss).mean()), 1e-6)
 
@@ -155,7 +155,7 @@ def _static_models(
     for count in range(1, len(ranked) + 1):
         names = {block.region.name for block in ranked[:count]}
         chosen = [block for block in blocks if block.region.name in names]
-        yield chosen, build_static(plain, chosen)
+        yield chosen, build_static(plain, chosen, built.plan.padding)
 
 
 def _losses(model: onnx.ModelProto, judged: Mapping[str, Judged], loss: str) -> Json:

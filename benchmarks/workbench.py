@@ -14,7 +14,7 @@ import onnx
 
 from benchmarks.compiling import REFUSED
 from benchmarks.failure import BenchmarkError, RefusedError
-from skipc.compiler.build import fixed, normalized
+from skipc.compiler.build import build_static, fixed, normalized
 from skipc.compiler.data import Dataset, InputSpec, input_specs, load_dataset
 from skipc.compiler.source import load_model
 from skipc.passes.stamp import plan_of
@@ -74,6 +74,11 @@ class Built:
     def fixed(self) -> onnx.ModelProto:
         """The original as it is compiled: with the target shapes that the plan fixes, and nothing else changed."""
         return fixed(normalized(self.original), self.plan.targets)
+
+    @property
+    def bare(self) -> onnx.ModelProto:
+        """The same without padding where the compiled file leaves that out: all that is gained without a bypass."""
+        return build_static(self.fixed, (), self.plan.padding)
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
+import onnx
 
 from skipc.compiler.build import build_static
 from skipc.compiler.data import Batch, InputSpec
@@ -15,6 +16,9 @@ from skipc.compiler.latency import clock_of, interleaved
 from skipc.compiler.settings import Settings
 from skipc.compiler.splits import Splits
 from skipc.compiler.survey import Surveyed
+from skipc.passes.base import run_passes
+from skipc.passes.expose import with_outputs
+from skipc.passes.freeze import FreezeScales, scales_of
 from skipc.passes.padding import padding_of
 from skipc.runtime.errors import InputError
 from skipc.runtime.plan import Array, Padding
@@ -81,9 +85,17 @@ def _lengthened(feeds: Feeds, inputs: Sequence[InputSpec], mask: str) -> Feeds:
 
 
 def _obstacle(surveyed: Surveyed, padding: Padding, feeds: Sequence[Feeds]) -> str:
-    """What speaks against leaving padding out; empty where every output is the same at every real token."""
-    original, without = _sessions(surveyed, padding)
-    for item in feeds:
+    """What speaks against leaving padding out; empty where every output is the same at every real token.
+
+    Scales that follow the range of all tokens are held at what the original computes.
+    """
+    models = [run_passes(model, [FreezeScales()]) for model in _models(surveyed, padding)]
+    scales = scales_of(surveyed.model)
+    # Other sums would round some values the other way, and such a difference grows where values are quantized.
+    original, without = (open_session(model.SerializeToString(), optimize=not scales) for model in models)
+    whole = open_session(with_outputs(surveyed.model, scales).SerializeToString(), optimize=not scales)
+    for each in feeds:
+        item = {**each, **whole.run(each, scales)} if scales else each
         real = item[padding.mask] != 0
         if real.all():
             return "there is no batch with padding to prove on that it is never looked at"
@@ -130,6 +142,9 @@ def _run_all(session: Session, items: Sequence[Batch]) -> None:
 
 def _sessions(surveyed: Surveyed, padding: Padding, threads: int = 1) -> tuple[Session, Session]:
     """The original as it is compiled, with padding and without."""
-    models = (surveyed.model, build_static(surveyed.model, (), padding))
-    first, second = (open_session(model.SerializeToString(), threads=threads) for model in models)
+    first, second = (open_session(model.SerializeToString(), threads=threads) for model in _models(surveyed, padding))
     return first, second
+
+
+def _models(surveyed: Surveyed, padding: Padding) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    return surveyed.model, build_static(surveyed.model, (), padding)

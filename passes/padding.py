@@ -8,6 +8,8 @@ samples side by side, [tokens, features]; attention itself and whatever else loo
 back. Removing padding this way is known from ByteTransformer (arXiv 2210.03052) and ONNX Runtime's packed attention on
 CUDA; here the branches of `If` nodes do the same, for all rows and for some.
 
+Where values are quantized as they come, their range is then that of real tokens, as if each sample had come alone.
+
 A sample without a single real token runs in full, and at level 0 everything does.
 """
 
@@ -24,6 +26,7 @@ from skipc.passes.base import copied, opset_of
 from skipc.passes.builder import Builder, Fragment
 from skipc.passes.candidate import ValueType
 from skipc.passes.flow import subgraphs
+from skipc.passes.freeze import DYNAMIC
 from skipc.passes.narrow import constants_of
 from skipc.passes.normalize import copied_node
 from skipc.passes.products import attribute
@@ -38,6 +41,13 @@ TOKENWISE = frozenset(
     """.split()  # noqa: SIM905
 )
 """Operators that treat every element by itself."""
+
+PRODUCTS = frozenset({"MatMul", "MatMulInteger"})
+PACKED_PRODUCTS = frozenset({"MatMulBnb4", "MatMulNBits"})
+"""Products with a weight matrix, and those that hold it in blocks."""
+
+QUANTIZERS = frozenset({"DequantizeLinear", "QuantizeLinear"})
+"""Operators that treat every element by itself where one scale serves all."""
 
 NORMALISATIONS = frozenset({"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"})
 
@@ -133,6 +143,7 @@ class _Scope:
         plain: by such a value, the same with padding.
         packed: by a value with padding and a space's index, the same without.
         ranks: of constants; None where it is not known.
+        scales: values that are one number for all tokens, or one for each feature: of dynamic quantization.
     """
 
     graph: onnx.GraphProto
@@ -145,6 +156,7 @@ class _Scope:
     plain: dict[str, str] = field(default_factory=dict)
     packed: dict[tuple[str, str], str] = field(default_factory=dict)
     ranks: dict[str, int | None] = field(default_factory=dict)
+    scales: set[str] = field(default_factory=set)
 
     @property
     def branch(self) -> str:
@@ -174,6 +186,10 @@ class _Scope:
     def is_constant(self, name: str) -> bool:
         """Whether a value is the same for every input."""
         return any(name in scope.ranks for scope in self.chain())
+
+    def has_rows(self, name: str) -> bool:
+        """Whether a value is neither a constant nor a scale."""
+        return bool(name) and not self.is_constant(name) and not any(name in scope.scales for scope in self.chain())
 
     def add(self, fragment: Fragment) -> None:
         """Append new nodes."""
@@ -232,26 +248,40 @@ class _Writer:
         elif scope.space is not None and self._is_tokenwise(node, scope):
             self._run_packed(node, scope, scope.space)
         else:
+            if node.op_type in TOKENWISE and not any(map(scope.has_rows, node.input)) and self._is_flat(node, scope):
+                scope.scales.update(node.output)
             node.input[:] = [self._plain(name, scope) for name in node.input]
             scope.nodes.append(node)
 
+    def _is_flat(self, node: onnx.NodeProto, scope: _Scope) -> bool:
+        """Whether none of the constants that a node reads has more than an axis of features."""
+        return all(scope.rank(name) in (0, 1) for name in node.input if name and scope.is_constant(name))
+
     def _is_tokenwise(self, node: onnx.NodeProto, scope: _Scope) -> bool:
         """Whether a node is to run on real tokens: it can, and is worth it or the values it reads are there already."""
-        live = [name for name in node.input if name and not scope.is_constant(name)]
-        if node.op_type == "MatMul":
+        live = list(filter(scope.has_rows, node.input))
+        if node.op_type in PRODUCTS:
             return live == [node.input[0]] and self._has_tokens(live[0], scope) and scope.rank(node.input[1]) == 2
+        if node.op_type in PACKED_PRODUCTS or node.op_type == DYNAMIC:
+            return live == [node.input[0]] and self._has_tokens(live[0], scope)
+        if node.op_type == "QuantizeLinear" and self._has_one_scale(node, scope):
+            return self._has_tokens(node.input[0], scope)
         if not any(scope.space_of(name) == scope.space for name in live):
             return False
         if not all(self._is_at_hand(name, scope) for name in live):
             return False
         if node.op_type in TOKENWISE:
-            constants = [name for name in node.input if name and scope.is_constant(name)]
-            return all(scope.rank(name) in (0, 1) for name in constants)
+            return self._is_flat(node, scope)
+        if node.op_type in QUANTIZERS:
+            return self._has_one_scale(node, scope)
         if node.op_type in NORMALISATIONS:
             return live == [node.input[0]] and attribute(node, "axis", -1) == -1
         if node.op_type in REDUCTIONS:
             return self._reduces_features(node)
         return node.op_type in ALONG_FEATURES and live == [node.input[0]] and attribute(node, "axis", 0) == -1
+
+    def _has_one_scale(self, node: onnx.NodeProto, scope: _Scope) -> bool:
+        return all(scope.rank(name) == 0 for name in filter(None, node.input[1:]))
 
     def _reduces_features(self, node: onnx.NodeProto) -> bool:
         """Whether a reduction is along the last axis, counted from the end, and keeps it."""
@@ -273,11 +303,11 @@ class _Writer:
         return self._has_tokens(name, scope) and (scope.space_of(name) is not None or _origin(name) in self.taken)
 
     def _run_packed(self, node: onnx.NodeProto, scope: _Scope, space: _Space) -> None:
-        node.input[:] = [
-            name if not name or scope.is_constant(name) else self._packed(name, scope, space) for name in node.input
-        ]
+        node.input[:] = [self._packed(name, scope, space) if scope.has_rows(name) else name for name in node.input]
         scope.nodes.append(node)
-        self._settle(node, range(len(node.output)), scope, space)
+        rows = 1 if node.op_type == DYNAMIC else len(node.output)
+        scope.scales.update(node.output[rows:])
+        self._settle(node, range(rows), scope, space)
 
     def _settle(self, node: onnx.NodeProto, places: Sequence[int], scope: _Scope, space: _Space) -> None:
         """Note that outputs of the last node hold tokens side by side; outputs of the graph get padding again."""

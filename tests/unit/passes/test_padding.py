@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from skipc.compiler.build import build, build_static
 from skipc.compiler.probe import probe_types
-from skipc.passes.base import opset_of
+from skipc.passes.base import opset_of, run_passes
 from skipc.passes.expose import with_outputs
 from skipc.passes.flow import subgraphs
-from skipc.passes.padding import padding_of
+from skipc.passes.freeze import FreezeScales, scales_of
+from skipc.passes.padding import PACKED_PRODUCTS, PRODUCTS, padding_of
 from skipc.passes.restore import Restore
 from skipc.passes.stamp import SetLevel
 from skipc.runtime import names
@@ -23,6 +24,7 @@ from skipc.runtime.plan import Padding, Plan, plan_from_json
 from tests.compiled import plan_for
 from tests.gated import Surveyed, assert_equal, block, deciding, run, surveyed
 from tests.graphs import OPSETS, WIDTH, Net, Network, transformer
+from tests.quantized import dynamic_int8, four_bit, optimised, static_int8
 
 Array = NDArray[Any]
 MASK = "attention_mask"
@@ -181,6 +183,27 @@ def test_nothing_to_leave_out() -> None:
     gated = build(found.original, plan)
     assert any(True for node in gated.graph.node for _ in subgraphs(node))
     assert padding_of(gated, types, MASK) is None, "it has subgraphs of its own"
+
+
+FORMATS = {"dynamic": dynamic_int8, "static": static_int8, "4 bit": four_bit, "optimised": optimised}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_number_formats(form: str) -> None:
+    """Where a scale follows the range of all tokens, padding has a say in the original: it is held for both."""
+    network = FORMATS[form](transformer(norm="post", fused=True, opset=21))
+    found = surveyed(network)
+    models = [found.model, build_static(found.model, (), found_in(found, network))]
+    scales = scales_of(found.model)
+    original, without = (run_passes(model, [FreezeScales()]) for model in models)
+    feeds = network.feeds(batch=4, length=9)
+    feeds |= run(with_outputs(found.model, scales), feeds, scales) if scales else {}
+    assert_same_tokens(run(original, feeds), run(without, feeds), feeds[MASK] != 0)
+    products = [node for node in models[1].graph.node if node.op_type in PRODUCTS | PACKED_PRODUCTS]
+    ranks = [
+        array.ndim for array in run(with_outputs(models[1], [n.output[0] for n in products]), network.feeds()).values()
+    ]
+    assert ranks.count(2) >= 12
 
 
 def test_the_plan_remembers() -> None:
