@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -185,7 +186,12 @@ def test_nothing_to_leave_out() -> None:
     assert padding_of(gated, types, MASK) is None, "it has subgraphs of its own"
 
 
-FORMATS = {"dynamic": dynamic_int8, "static": static_int8, "4 bit": four_bit, "optimised": optimised}
+FORMATS: dict[str, Callable[[Network], Network]] = {
+    "dynamic": dynamic_int8,
+    "static": static_int8,
+    "4 bit": four_bit,
+    "optimised": optimised,
+}
 
 
 @pytest.mark.parametrize("form", FORMATS)
