@@ -89,13 +89,15 @@ def _obstacle(surveyed: Surveyed, padding: Padding, feeds: Sequence[Feeds]) -> s
 
     Scales that follow the range of all tokens are held at what the original computes.
     """
-    models = [run_passes(model, [FreezeScales()]) for model in _models(surveyed, padding)]
-    scales = scales_of(surveyed.model)
+    models, scales = _models(surveyed, padding), scales_of(surveyed.model)
+    if scales:
+        whole = open_session(with_outputs(surveyed.model, scales).SerializeToString(), optimize=False)
+        feeds = [{**item, **whole.run(item, scales)} for item in feeds]
+        models = [run_passes(model, [FreezeScales()]) for model in models]
     # Other sums would round some values the other way, and such a difference grows where values are quantized.
     original, without = (open_session(model.SerializeToString(), optimize=not scales) for model in models)
-    whole = open_session(with_outputs(surveyed.model, scales).SerializeToString(), optimize=not scales)
-    for each in feeds:
-        item = {**each, **whole.run(each, scales)} if scales else each
+    place = surveyed.types[padding.mask].dims
+    for item in feeds:
         real = item[padding.mask] != 0
         if real.all():
             return "there is no batch with padding to prove on that it is never looked at"
@@ -104,17 +106,16 @@ def _obstacle(surveyed: Surveyed, padding: Padding, feeds: Sequence[Feeds]) -> s
         except Exception as error:  # of whatever class ONNX Runtime makes its complaint
             return f"the model does not run without it: {str(error).splitlines()[0][:200]}"
         for name, array in expected.items():
-            if not _agree(array, found[name], real, surveyed.types[name].elem_type if name in surveyed.types else 0):
+            known = surveyed.types[name]
+            by_token = known.dims[:2] == place
+            one, other = (value[real] if by_token else value for value in (array, found[name]))
+            if one.shape != other.shape or not _agree(one, other, known.elem_type):
                 return f"the output {name} depends on it"
     return ""
 
 
-def _agree(expected: Array, found: Array, real: Array, elem_type: int) -> bool:
-    """Whether two outputs are the same, at real tokens where they have a place for each."""
-    if expected.shape != found.shape:
-        return False
-    if expected.shape[:2] == real.shape:
-        expected, found = expected[real], found[real]
+def _agree(expected: Array, found: Array, elem_type: int) -> bool:
+    """Whether two outputs are the same."""
     if expected.dtype.kind != "f" and elem_type not in TOLERANCES:
         return bool(np.array_equal(expected, found))
     one, other = expected.astype(np.float64), found.astype(np.float64)
@@ -146,5 +147,5 @@ def _sessions(surveyed: Surveyed, padding: Padding, threads: int = 1) -> tuple[S
     return first, second
 
 
-def _models(surveyed: Surveyed, padding: Padding) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    return surveyed.model, build_static(surveyed.model, (), padding)
+def _models(surveyed: Surveyed, padding: Padding) -> list[onnx.ModelProto]:
+    return [surveyed.model, build_static(surveyed.model, (), padding)]
