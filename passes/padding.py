@@ -77,8 +77,7 @@ class LeaveOutPadding:
     def apply(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Return the copy whose outputs are the same but at padding."""
         model = copied(model)
-        known = frozenset(self.padding.values)
-        _Writer(model, self.padding.mask, lambda name: _origin(name) in known, known).rewrite()
+        _Writer(model, self.padding.mask, lambda _: False, self.padding.values).rewrite()
         return model
 
 
@@ -204,10 +203,10 @@ class _Writer:
         model: rewritten in place.
         mask: graph input that tells padding.
         wise: whether a value has a row of features for each token.
-        known: values of the original from which padding is to be taken.
+        known: those of them from which padding is to be taken.
     """
 
-    def __init__(self, model: onnx.ModelProto, mask: str, wise: Wise, known: frozenset[str] = frozenset()) -> None:
+    def __init__(self, model: onnx.ModelProto, mask: str, wise: Wise, known: Sequence[str] = ()) -> None:
         self._graph, self._opset, self._mask, self._wise = model.graph, opset_of(model), mask, wise
         self._outputs = frozenset(item.name for item in model.graph.output)
         self._constants = constants_of(model.graph)
@@ -293,7 +292,7 @@ class _Writer:
         found = scope.space_of(name)
         if found is not None:
             return found == scope.space
-        return scope.owner(name).space == scope.space and self._wise(name)
+        return scope.owner(name).space == scope.space and (_origin(name) in self.taken or self._wise(name))
 
     def _is_at_hand(self, name: str, scope: _Scope) -> bool:
         """Whether the real tokens of a value are wanted by a product too.
@@ -420,8 +419,12 @@ class _Writer:
         scope.home[node.output[0]] = around
 
     def _if(self, node: onnx.NodeProto, scope: _Scope) -> None:
-        """Rewrite both branches; what both give with its tokens side by side stays so."""
+        """Rewrite both branches; what both give with its tokens side by side stays so.
+
+        Not where rows decide for themselves: OpenVINO 2026.4 then loses what the one `If` gives the other.
+        """
         node.input[:] = [self._plain(name, scope) for name in node.input]
+        by_rows = any(map(_takes_rows, subgraphs(node)))
         inner = []
         for graph in subgraphs(node):
             inner.append(_Scope(graph, scope, None if _takes_rows(graph) else scope.space))
@@ -430,11 +433,14 @@ class _Writer:
         for place in range(len(node.output)):
             results = [branch.graph.output[place] for branch in inner]
             spaces = [branch.space_of(result.name) for branch, result in zip(inner, results, strict=True)]
-            if scope.space is not None and all(space == scope.space for space in spaces):
+            found = [space is not None and space == scope.space for space in spaces]
+            if all(found) and not by_rows:
                 packed.append(place)
                 for result in results:
                     _flatten(result)
                 continue
+            if any(found):
+                self.taken.add(node.output[place])
             for branch, result in zip(inner, results, strict=True):
                 self._pad_result(branch, result)
         scope.nodes.append(node)
