@@ -30,6 +30,7 @@ def difference_json(original: onnx.ModelProto, compiled: onnx.ModelProto, plan: 
     inside = {name for block in plan.blocks for name in block.region.nodes}
     return {
         "regions": regions,
+        "padding_left_out": [plan.padding.mask, *plan.padding.values] if plan.padding else [],
         "nodes": {"original": len(nodes), "moved": len(inside), "compiled": sum(1 for _ in _all_nodes(compiled.graph))},
         "size_bytes": {"original": original.ByteSize(), "compiled": compiled.ByteSize()},
         "inputs_added": [item.name for item in compiled.graph.input if names.is_ours(item.name)],
@@ -120,6 +121,9 @@ def difference_text(found: Json) -> str:
     ]
     for region in found["regions"]:
         lines += _region_lines(region)
+    if found["padding_left_out"]:
+        mask, *values = found["padding_left_out"]
+        lines.append(f"padding, by {mask}, is left out from {len(values)} values on: {', '.join(values)}")
     for what in ("inputs", "outputs", "metadata"):
         if found[f"{what}_added"]:
             lines.append(f"{what} added: {', '.join(found[f'{what}_added'])}")

@@ -108,6 +108,7 @@ def plan_json(plan: Plan) -> Json:
             }
             for block in plan.blocks
         ],
+        "padding": plan.padding.mask if plan.padding else None,
         "level": plan.level,
         "levels": len(plan.thresholds),
         "certificate": certificate_json(plan.certificate),

@@ -219,6 +219,8 @@ def _plan_text(found: Json) -> str:
         )
     else:
         lines.append("nothing is certified: every gate is shut")
+    if found["padding"]:
+        lines.append(f"padding, by {found['padding']}, is left out of products")
     return "\n".join([*lines, *table(("region", "time share", "what was planned"), rows)])
 
 
