@@ -31,7 +31,8 @@ from skipc.passes.base import run_passes
 from skipc.passes.expose import ExposeDecisions
 from skipc.passes.gate import is_by_token
 from skipc.passes.inject import ImposeDecisions, InjectGates
-from skipc.passes.window import InputWindow, LevelWindow
+from skipc.passes.padding import LeaveOutPadding, padding_of
+from skipc.passes.window import InputWindow, LevelWindow, Window
 from skipc.runtime import names
 from skipc.runtime.plan import Array, Block, Bypass, Region
 from skipc.runtime.session import Session, max_abs_difference, open_session
@@ -115,6 +116,13 @@ def _block(surveyed: Surveyed, region: Region, granularity: str, seed: int) -> B
     return replace(block, gate=replace(block.gate, weight=weight.astype(np.float32)))
 
 
+def _gated(surveyed: Surveyed, blocks: tuple[Block, ...], window: Window) -> onnx.ModelProto:
+    """The blocks behind their gates, decisions shown, and padding left out where there is any."""
+    padding = padding_of(surveyed.model, surveyed.types, "attention_mask")
+    leaving_out = [LeaveOutPadding(padding)] if padding else []
+    return run_passes(surveyed.model, [InjectGates(blocks, window), *leaving_out, ExposeDecisions(blocks)])
+
+
 def _padded(samples: Sequence[Mapping[str, Array]], extra: int) -> dict[str, Array]:
     """Samples of one batch, padded to the longest and a little more, where they are sequences."""
     if next(iter(samples[0].values())).ndim != 2:
@@ -132,8 +140,7 @@ def _company(subject: Subject, granularity: str, sizes: Sequence[int]) -> Json:
     blocks = _blocks(surveyed, granularity)
     if not blocks:
         return {"blocks": 0}
-    gated = run_passes(surveyed.model, [InjectGates(blocks, InputWindow()), ExposeDecisions(blocks)])
-    session = open_session(gated.SerializeToString())
+    session = open_session(_gated(surveyed, blocks, InputWindow()).SerializeToString())
     window = _medians(session, len(blocks), subject.samples[: sizes[-1]])
     alone = [session.run({**sample, names.WINDOW: window}) for sample in subject.samples]
     worst, differing, shares = 0.0, 0, []
@@ -211,10 +218,10 @@ def _costs(subject: Subject, granularity: str, rows: int, pairs: int) -> Json:
 def _elsewhere(subject: Subject, granularity: str) -> Json:
     """The same file on other runtimes: differing decisions, and the largest difference of the first output."""
     blocks = _blocks(subject.surveyed, granularity)
-    shown = run_passes(subject.surveyed.model, [InjectGates(blocks, InputWindow()), ExposeDecisions(blocks)])
+    shown = _gated(subject.surveyed, blocks, InputWindow())
     window = _medians(open_session(shown.SerializeToString()), len(blocks), subject.samples)
-    level = LevelWindow((tuple(map(float, window[0])),), (float("-inf"),) * len(blocks), 0)
-    model = run_passes(subject.surveyed.model, [InjectGates(blocks, level), ExposeDecisions(blocks)])
+    never = (float("-inf"),) * len(blocks)
+    model = _gated(subject.surveyed, blocks, LevelWindow((never, tuple(map(float, window[0]))), never, 1))
     feeds = _padded(subject.samples[:8], 1)
     expected = open_session(model.SerializeToString()).run(feeds)
     runtimes: Mapping[str, Runtime] = {
