@@ -55,6 +55,21 @@ def _audited(compare: Callable[[Array, Array], Array]) -> Audited:
     return losses
 
 
+def on_real_tokens(judge: Audited, full: Array, served: Array, real: NDArray[np.bool_] | None) -> Floats:
+    """Losses of a batch, float64 [batch], each sample judged on its real tokens alone, as compilations judge it.
+
+    Args:
+        judge: gives the losses.
+        full: output in full, [batch, sequence, ...] where it has a place for each token.
+        served: the other output, of the same shape.
+        real: [batch, sequence], false for padding; None, or of another shape, where the outputs count as they are.
+    """
+    if real is None or full.ndim < 3 or full.shape[:2] != real.shape or real.all():
+        return judge(full, served)
+    rows = [row if row.any() else np.ones_like(row) for row in real]
+    return np.concatenate([judge(full[i : i + 1, row], served[i : i + 1, row]) for i, row in enumerate(rows)])
+
+
 LOSSES: Mapping[str, Audited] = {
     "top1": _audited(top1),
     "cosine": _audited(cosine),

@@ -24,7 +24,7 @@ import numpy as np
 
 from skipc.runtime.answer import Answer, Facts, Feeds
 from skipc.runtime.errors import InputError
-from skipc.runtime.losses import LOSSES, Audited
+from skipc.runtime.losses import LOSSES, Audited, on_real_tokens
 from skipc.runtime.plan import Array, Plan
 from skipc.runtime.watch import Alarm, State, Watch
 
@@ -95,7 +95,7 @@ class Monitor:
             )
         self._session = session
         self._output = plan.certificate.output if plan.certificate else session.get_outputs()[0].name
-        self._judge = self._judged_by(plan)
+        self._judge, self._mask = self._judged_by(plan), plan.mask
         self._watch = Watch(plan, session.level, false_alarms=self._false_alarms, window=self._window, seed=self._seed)
         self._worker.start()
 
@@ -151,7 +151,8 @@ class Monitor:
             alarms = self._watch.observe(request, seen.facts.source.level, decisions.scores, decisions.bypassed)
         if seen.feeds is not None and seen.output is not None and self._judge is not None:
             full = self._session.answer(seen.feeds, [self._output], level=0).outputs[self._output]
-            loss = float(np.mean(self._judge(full, seen.output)))
+            real = seen.feeds[self._mask] != 0 if self._mask in seen.feeds else None
+            loss = float(np.mean(on_real_tokens(self._judge, full, seen.output, real)))
             with self._lock:
                 alarms += self._watch.audit(request, loss)
         for alarm in alarms:

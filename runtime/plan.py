@@ -280,6 +280,12 @@ class Plan:
     schema: int = SCHEMA
 
     @property
+    def mask(self) -> str:
+        """Graph input that tells padding, [batch, sequence]; empty where none does."""
+        masks = (gate.mask for gate in self._gates if gate.mask)
+        return self.padding.mask if self.padding else next(masks, "")
+
+    @property
     def by_batch(self) -> bool:
         """Whether samples of a batch are decided on together, so that they are no independent units."""
         together = any(gate.granularity == "batch" and gate.pooling != "constant" for gate in self._gates)

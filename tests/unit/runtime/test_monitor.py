@@ -9,12 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skipc.compiler.build import build
+from skipc.compiler.probe import probe_types
+from skipc.passes.padding import padding_of
 from skipc.runtime import Monitor, Session
 from skipc.runtime.errors import InputError
 from skipc.runtime.losses import LOSSES
 from skipc.runtime.plan import Array, Plan, Reference
 from skipc.runtime.watch import Alarm
+from tests.compiled import plan_for
 from tests.deployment import CERTIFICATE, compiled, feeds, original, plan
+from tests.gated import block, surveyed
+from tests.graphs import transformer
 
 
 def requests(count: int, start: int = 0, scale: float = 1.0) -> list[dict[str, Any]]:
@@ -173,3 +179,28 @@ def test_a_busy_monitor_skips_requests_and_counts_them() -> None:
     answered.set()
     monitor.close()
     assert (monitor.state().watched, monitor.state().skipped) == (3, 37)
+
+
+def test_audits_leave_padding_out() -> None:
+    """The served file gives copies of other tokens at padding, which must not look like damage."""
+    network = transformer()
+    found = surveyed(network)
+    types = probe_types(found.model, [network.feeds(batch=1, length=4), network.feeds(batch=2, length=5)])
+    padding = padding_of(found.model, types, "attention_mask")
+    assert padding is not None
+    never = ((-np.inf,) * len(found.survey.blocks),) * 2
+    blocks = [block(region) for region in found.survey.blocks]
+    certificate = replace(CERTIFICATE, output="hidden", limit=0.5)
+    made = replace(plan_for(blocks, found.targets), thresholds=never, padding=padding, certificate=certificate)
+    monitor = Monitor(audit_share=1.0)
+    session = Session(build(found.original, made).SerializeToString(), observers=[monitor])
+    for seed in range(5):
+        feeds = network.feeds(batch=4, length=9, seed=seed)
+        served, full = (session.answer(feeds, level=level).outputs["hidden"] for level in (1, 0))
+        assert np.abs(served - full)[feeds["attention_mask"] == 0].max() > 0.1
+        session.run(None, feeds)
+        monitor.flush()
+    monitor.close()
+    state = monitor.state()
+    assert state.audits == 5
+    assert state.audit_mean == pytest.approx(0.0, abs=1e-5)

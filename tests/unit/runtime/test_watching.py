@@ -9,7 +9,7 @@ import pytest
 
 from skipc.compiler import loss as compiling
 from skipc.runtime.drift import ScoreDrift, ks, ks_critical, psi
-from skipc.runtime.losses import LOSSES
+from skipc.runtime.losses import LOSSES, on_real_tokens
 from skipc.runtime.martingales import EVERY, MOST, LossGame, RankGame, Table
 from skipc.runtime.plan import Reference
 
@@ -106,6 +106,19 @@ def test_audited_losses_are_those_of_the_compiler(name: str) -> None:
         served[0, ..., 0] = np.nan
         expected = compiling.resolve_loss(name, full, None).of(full, served, None, None)
         np.testing.assert_allclose(LOSSES[name](full, served), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_padding_is_not_judged(name: str) -> None:
+    random = np.random.default_rng(0)
+    full = random.standard_normal((3, 4, 5)).astype(np.float32)
+    served = (full + 0.3 * random.standard_normal(full.shape)).astype(np.float32)
+    real = np.array([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]], dtype=bool)
+    alone = [LOSSES[name](full[:1, :2], served[:1, :2]), LOSSES[name](full[1:], served[1:])]
+    np.testing.assert_allclose(on_real_tokens(LOSSES[name], full, served, real), np.concatenate(alone))
+    served[0, 2:] = 100.0
+    np.testing.assert_allclose(on_real_tokens(LOSSES[name], full, served, real), np.concatenate(alone))
+    assert on_real_tokens(LOSSES[name], full[:, 0], served[:, 0], real).shape == (3,), "no place for each token"
 
 
 def test_one_number_a_sample_can_be_audited() -> None:
