@@ -20,16 +20,12 @@ from benchmarks.measures import (
     interval,
     judged_by_original,
     losses_of,
-    opened,
     speedups,
 )
 from benchmarks.minilm import BATCH_SIZES, RISK, ROUNDS, SENTENCES, THREADS, domains
 from benchmarks.workbench import Built, Job, Json, Workbench
-from skipc.compiler.bench import compare
 from skipc.compiler.build import build
 from skipc.compiler.data import Dataset, batches
-from skipc.compiler.report import speedup_json
-from skipc.compiler.report_measures import rounded
 from skipc.compiler.source import load_model
 from skipc.compiler.survey import survey_model
 from skipc.passes.policy import joined
@@ -113,8 +109,7 @@ def _speedup_of(
 ) -> Json:
     """Speed-up of another model over the int8 one."""
     items = batches(data, batch_size, built.inputs)
-    bench = compare(opened(built.original, threads), opened(model, threads), items, rounds=rounds)
-    return {"speedup": speedup_json(bench.speedup), "latency_ms": rounded(bench.compiled_ms)}
+    return speedup(built.original, model, items, threads, rounds, "other")
 
 
 def _in_float(block: Block, regions: Mapping[str, Region]) -> Block:

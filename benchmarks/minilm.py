@@ -21,7 +21,7 @@ from skipc.compiler.survey import survey_model
 
 RISK = 0.05
 GENTLE_RISK = 0.02
-ROUNDS = {1: 40, 8: 20, 32: 10}
+ROUNDS = {1: 80, 8: 24, 32: 12}
 """By batch size: a round of large batches takes long, and its ratio varies little."""
 BATCH_SIZES = tuple(ROUNDS)
 THREADS = (1, 2)

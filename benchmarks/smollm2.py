@@ -88,8 +88,7 @@ def domains(built: Built, count: int) -> Mapping[str, Dataset]:
 def _rival(built: Built, model: onnx.ModelProto, data: Dataset, threads: int, rounds: int) -> Json:
     """Dynamic int8 against the original."""
     items = batches(data, 1, built.inputs)
-    sessions = opened(built.original, threads), opened(model, threads)
-    return {"threads": threads, **speedup(*sessions, items, rounds, "dynamic int8")}
+    return {"threads": threads, **speedup(built.original, model, items, threads, rounds, "dynamic int8")}
 
 
 def quality_of(

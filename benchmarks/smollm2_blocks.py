@@ -61,10 +61,10 @@ def _passages(file: str, inputs: tuple[InputSpec, ...]) -> Dataset:
 def _speed(
     original: onnx.ModelProto, rivals: Mapping[str, onnx.ModelProto], data: Dataset, threads: int, rounds: int
 ) -> Json:
-    items, session = batches(data, 1, input_specs(original)), opened(original, threads)
+    items = batches(data, 1, input_specs(original))
     found: Json = {"batch_size": 1, "threads": threads, "rounds": rounds}
     for name, model in rivals.items():
-        found[name] = speedup(session, opened(model, threads), items, rounds, "in 8 bits")
+        found[name] = speedup(original, model, items, threads, rounds, "in 8 bits")
     return found
 
 

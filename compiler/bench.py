@@ -33,11 +33,19 @@ class Bench:
         speedup: original over compiled.
         original_ms: median latency of a batch.
         compiled_ms: of the compiled model.
+        rounds: of both, round by round.
     """
 
     speedup: Speedup
     original_ms: float
     compiled_ms: float
+    rounds: tuple[tuple[float, float], ...] = ()
+
+
+def bench_of(rounds: Sequence[tuple[float, float]]) -> Bench:
+    """What rounds have found, milliseconds a batch of the original and of the other model."""
+    slow, fast = np.array(rounds).T
+    return Bench(speedup_of(slow, fast), float(np.median(slow)), float(np.median(fast)), tuple(rounds))
 
 
 def compare(
@@ -49,6 +57,7 @@ def compare(
     budget_ms: float = BUDGET_MS,
     bound: bool | None = None,
     clock: Clock = time.perf_counter,
+    seed: int = 0,
 ) -> Bench:
     """Time both models on the same batches.
 
@@ -64,17 +73,18 @@ def compare(
         budget_ms: milliseconds that all of it may take.
         bound: whether inputs lie on the device before and outputs stay there; None for on a GPU only.
         clock: to read; `clock_of` gives the one to choose by.
+        seed: of the batches drawn.
     """
     once = 2 * sum(_pairs(original, compiled, items[:1], 0, bound, clock, warm_up=True))
     size = int(np.clip(budget_ms / LEAST_ROUNDS / max(once, 1e-3), 1, BATCHES_A_ROUND))
     if rounds == 0:
         rounds = int(np.clip(budget_ms / max(once * size, 1e-3), LEAST_ROUNDS, MOST_ROUNDS))
-    slow, fast = np.zeros(rounds), np.zeros(rounds)
-    order = np.random.default_rng(0).permutation(max(rounds * size, len(items))) % len(items)
+    order = np.random.default_rng(seed).permutation(max(rounds * size, len(items))) % len(items)
+    found = []
     for row in range(rounds):
         chosen = [items[i] for i in order[row * size : (row + 1) * size]]
-        slow[row], fast[row] = _pairs(original, compiled, chosen, row, bound, clock)
-    return Bench(speedup_of(slow, fast), float(np.median(slow)), float(np.median(fast)))
+        found.append(_pairs(original, compiled, chosen, row, bound, clock))
+    return bench_of(found)
 
 
 def _pairs(
