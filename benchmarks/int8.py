@@ -20,6 +20,7 @@ from benchmarks.measures import (
     interval,
     judged_by_original,
     losses_of,
+    speedup,
     speedups,
 )
 from benchmarks.minilm import BATCH_SIZES, RISK, ROUNDS, SENTENCES, THREADS, domains
