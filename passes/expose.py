@@ -60,7 +60,7 @@ class ExposeDecisions:
         """Return the copy with the two outputs."""
         model = copied(model)
         builder = Builder("skipc/decisions", opset_of(model))
-        rows = _Rows(builder)
+        rows = _Rows(builder, _inputs_by_extent(model))
         columns = score_columns(self.blocks)
         runs = [tuple(run) for _, run in groupby(self.blocks, _settled)]
         score, first = partial(_score, columns), partial(_first, columns)
@@ -78,11 +78,22 @@ class ExposeDecisions:
         return model
 
 
+def _inputs_by_extent(model: onnx.ModelProto) -> dict[Dim, str]:
+    """An input of the graph for each name that a first extent has."""
+    filled = {item.name for item in model.graph.initializer}
+    found: dict[Dim, str] = {}
+    for item in model.graph.input:
+        dims = item.type.tensor_type.shape.dim
+        if item.name not in filled and dims and dims[0].dim_param:
+            found.setdefault(dims[0].dim_param, item.name)
+    return found
+
+
 class _Rows:
     """The shape [batch, 1], computed once for all regions whose first extent has the same name: each node costs."""
 
-    def __init__(self, builder: Builder) -> None:
-        self._builder = builder
+    def __init__(self, builder: Builder, inputs: Mapping[Dim, str]) -> None:
+        self._builder, self._inputs = builder, inputs
         self._known: dict[Dim, str] = {}
 
     def of(self, region: Region) -> str:
@@ -96,7 +107,9 @@ class _Rows:
         builder = self._builder
         if isinstance(region.dims[0], int):
             return builder.constant([region.dims[0], 1], np.int64)
-        batch = builder.op("Gather", [builder.op("Shape", [region.entry]), builder.constant([0], np.int64)], axis=0)
+        # Where padding is left out, an entry value holds the tokens of all samples side by side.
+        value = self._inputs.get(region.dims[0], region.entry)
+        batch = builder.op("Gather", [builder.op("Shape", [value]), builder.constant([0], np.int64)], axis=0)
         return builder.op("Concat", [batch, builder.constant([1], np.int64)], axis=0)
 
 

@@ -258,13 +258,23 @@ class _Writer:
 
     def _is_tokenwise(self, node: onnx.NodeProto, scope: _Scope) -> bool:
         """Whether a node is to run on real tokens: it can, and is worth it or the values it reads are there already."""
+        if names.is_score(node.output[0]):
+            return False  # Others read it, and know its shape.
         live = list(filter(scope.has_rows, node.input))
+        return self._is_worth_it(node, live, scope) or self._goes_along(node, live, scope)
+
+    def _is_worth_it(self, node: onnx.NodeProto, live: Sequence[str], scope: _Scope) -> bool:
+        """Whether a node is a product with weights of values with a row for each token, or quantizes such for one."""
+        if live != [node.input[0]] or not self._has_tokens(live[0], scope):
+            return False
         if node.op_type in PRODUCTS:
-            return live == [node.input[0]] and self._has_tokens(live[0], scope) and scope.rank(node.input[1]) == 2
-        if node.op_type in PACKED_PRODUCTS or node.op_type == DYNAMIC:
-            return live == [node.input[0]] and self._has_tokens(live[0], scope)
-        if node.op_type == "QuantizeLinear" and self._has_one_scale(node, scope):
-            return self._has_tokens(node.input[0], scope)
+            return scope.rank(node.input[1]) == 2
+        if node.op_type == "QuantizeLinear":
+            return self._has_one_scale(node, scope)
+        return node.op_type in PACKED_PRODUCTS or node.op_type == DYNAMIC
+
+    def _goes_along(self, node: onnx.NodeProto, live: Sequence[str], scope: _Scope) -> bool:
+        """Whether a node treats tokens by themselves, and real ones of what it reads are side by side already."""
         if not any(scope.space_of(name) == scope.space for name in live):
             return False
         if not all(self._is_at_hand(name, scope) for name in live):
@@ -273,11 +283,10 @@ class _Writer:
             return self._is_flat(node, scope)
         if node.op_type in QUANTIZERS:
             return self._has_one_scale(node, scope)
-        if node.op_type in NORMALISATIONS:
-            return live == [node.input[0]] and attribute(node, "axis", -1) == -1
         if node.op_type in REDUCTIONS:
             return self._reduces_features(node)
-        return node.op_type in ALONG_FEATURES and live == [node.input[0]] and attribute(node, "axis", 0) == -1
+        axis = {**dict.fromkeys(NORMALISATIONS, -1), **dict.fromkeys(ALONG_FEATURES, 0)}.get(node.op_type)
+        return axis is not None and live == [node.input[0]] and attribute(node, "axis", axis) == -1
 
     def _has_one_scale(self, node: onnx.NodeProto, scope: _Scope) -> bool:
         return all(scope.rank(name) == 0 for name in filter(None, node.input[1:]))

@@ -71,6 +71,11 @@ def score(region: str) -> str:
     return f"skipc/{region}/score"
 
 
+def is_score(value: str) -> bool:
+    """Whether a value is a gate's score."""
+    return is_ours(value) and value.endswith("/score")
+
+
 def agreed(region: str) -> str:
     """Name of a gate's decisions row by row, float32 [batch] or [batch, sequence]: 1 where a row is bypassed."""
     return f"skipc/{region}/agreed"

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from skipc.compiler.build import build, build_static
 from skipc.compiler.probe import probe_types
+from skipc.compiler.shipped import without_gate
 from skipc.passes.base import opset_of, run_passes
-from skipc.passes.expose import with_outputs
+from skipc.passes.expose import ExposeDecisions, with_outputs
 from skipc.passes.flow import subgraphs
 from skipc.passes.freeze import FreezeScales, scales_of
 from skipc.passes.padding import PACKED_PRODUCTS, PRODUCTS, padding_of
@@ -123,6 +124,30 @@ def test_every_branch_leaves_padding_out(granularity: str, norm: str, kind: str)
             decided |= {bool(array) for array in run(with_outputs(kept, gates), feeds, gates).values()}
     assert decided == {False, True}
     assert True in shares or granularity == "batch", "in some batch rows disagree"
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("afterwards", [False, True])
+def test_decisions_and_scores_stay(granularity: str, afterwards: bool) -> None:
+    """By tokens they are means over real ones; the last gate is settled and has the same score for every input."""
+    network = transformer()
+    found = surveyed(network)
+    plan = half_open(found, granularity)
+    plan = replace(plan, blocks=(*plan.blocks[:-1], without_gate(plan.blocks[-1])))
+    models = [
+        build(found.original, replace(plan, padding=padding), decisions=not afterwards)
+        for padding in (None, found_in(found, network))
+    ]
+    if afterwards:
+        models = [ExposeDecisions(plan.blocks).apply(model) for model in models]
+    shown = [*(names.score(item.region.name) for item in plan.blocks), names.DECISIONS, names.SCORES]
+    for seed in range(3):
+        feeds = network.feeds(batch=5, length=7, seed=seed)
+        kept, left_out = (run(with_outputs(model, shown), feeds, shown) for model in models)
+        for name in shown:
+            assert left_out[name].shape == kept[name].shape, name
+        for name in (names.DECISIONS, names.SCORES):
+            np.testing.assert_allclose(left_out[name], kept[name], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
