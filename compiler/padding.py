@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import onnx
 
-from skipc.compiler.build import build_static
+from skipc.compiler.build import build, build_static
 from skipc.compiler.data import Batch, InputSpec
 from skipc.compiler.impact import typical
 from skipc.compiler.independence import TOLERANCES
@@ -21,7 +22,7 @@ from skipc.passes.expose import with_outputs
 from skipc.passes.freeze import FreezeScales, scales_of
 from skipc.passes.padding import padding_of
 from skipc.runtime.errors import InputError
-from skipc.runtime.plan import Array, Padding
+from skipc.runtime.plan import Array, Padding, Plan
 from skipc.runtime.session import Session, open_session
 
 PROOFS = 4
@@ -66,6 +67,24 @@ def leave_out_padding(surveyed: Surveyed, splits: Splits, mask: str, settings: S
     return padding if wanted or _costs(surveyed, padding, splits.fit.items, settings) <= BEARABLE else None
 
 
+def confirmed(surveyed: Surveyed, plan: Plan, splits: Splits) -> Plan:
+    """The plan, with padding left in if the compiled file does not give the same without it.
+
+    What was proved of the original is tried on the file itself, whose branches are rewritten too; where scales follow
+    the range of all tokens the two differ by rounding, and it is only built.
+    """
+    if plan.padding is None:
+        return plan
+    kept = replace(plan, padding=None)
+    feeds = [] if scales_of(surveyed.model) else _padded(surveyed.inputs, splits, plan.padding.mask)
+    models = partial(_built, surveyed, (kept, plan))
+    return kept if _difference(surveyed, plan.padding, models, feeds) else plan
+
+
+def _built(surveyed: Surveyed, plans: Sequence[Plan]) -> list[onnx.ModelProto]:
+    return [build(surveyed.original, plan) for plan in plans]
+
+
 def _padded(inputs: Sequence[InputSpec], splits: Splits, mask: str) -> list[Feeds]:
     """A few batches with padding: of the data, or made where those have none."""
     feeds = [item.feeds for item in (*splits.joined_fit, *splits.fit.items[:PROOFS])]
@@ -89,28 +108,52 @@ def _obstacle(surveyed: Surveyed, padding: Padding, feeds: Sequence[Feeds]) -> s
 
     Scales that follow the range of all tokens are held at what the original computes.
     """
-    models, scales = _models(surveyed, padding), scales_of(surveyed.model)
-    if scales:
-        whole = open_session(with_outputs(surveyed.model, scales).SerializeToString(), optimize=False)
-        feeds = [{**item, **whole.run(item, scales)} for item in feeds]
-        models = [run_passes(model, [FreezeScales()]) for model in models]
-    # Other sums would round some values the other way, and such a difference grows where values are quantized.
-    original, without = (open_session(model.SerializeToString(), optimize=not scales) for model in models)
+    scales = scales_of(surveyed.model)
+    if not scales:
+        return _difference(surveyed, padding, partial(_models, surveyed, padding), feeds)
+    whole = open_session(with_outputs(surveyed.model, scales).SerializeToString(), optimize=False)
+    held = [{**item, **whole.run(item, scales)} for item in feeds]
+    return _difference(surveyed, padding, partial(_frozen, surveyed, padding), held, optimize=False)
+
+
+def _frozen(surveyed: Surveyed, padding: Padding) -> list[onnx.ModelProto]:
+    return [run_passes(model, [FreezeScales()]) for model in _models(surveyed, padding)]
+
+
+def _difference(
+    surveyed: Surveyed,
+    padding: Padding,
+    models: Callable[[], Sequence[onnx.ModelProto]],
+    feeds: Sequence[Feeds],
+    *,
+    optimize: bool = True,
+) -> str:
+    """How a model with padding and one without differ, at real tokens or else at all; empty where they do not.
+
+    Args:
+        surveyed: the original.
+        padding: that is left out.
+        models: gives both.
+        feeds: with padding; without any the models are only built.
+        optimize: not where values are quantized as they come: other sums would round some of them the other way, and
+            such a difference grows.
+    """
     place = surveyed.types[padding.mask].dims
-    for item in feeds:
-        real = item[padding.mask] != 0
-        if real.all():
-            return "there is no batch with padding to prove on that it is never looked at"
-        try:
-            expected, found = original.run(item), without.run(item)
-        except Exception as error:  # of whatever class ONNX Runtime makes its complaint
-            return f"the model does not run without it: {str(error).splitlines()[0][:200]}"
-        for name, array in expected.items():
-            known = surveyed.types[name]
-            by_token = known.dims[:2] == place
-            one, other = (value[real] if by_token else value for value in (array, found[name]))
-            if one.shape != other.shape or not _agree(one, other, known.elem_type):
-                return f"the output {name} depends on it"
+    try:
+        sessions = [open_session(model.SerializeToString(), optimize=optimize) for model in models()]
+        for item in feeds:
+            real = item[padding.mask] != 0
+            if real.all():
+                return "there is no batch with padding to prove on that it is never looked at"
+            expected, found = (session.run(item, sessions[0].outputs) for session in sessions)
+            for name, array in expected.items():
+                known = surveyed.types[name]
+                by_token = known.dims[:2] == place
+                one, other = (value[real] if by_token else value for value in (array, found[name]))
+                if one.shape != other.shape or not _agree(one, other, known.elem_type):
+                    return f"the output {name} depends on it"
+    except Exception as error:  # of whatever class ONNX Runtime makes its complaint
+        return f"the model does not run without it: {str(error).splitlines()[0][:200]}"
     return ""
 
 

@@ -28,7 +28,7 @@ from skipc.compiler.gradient import Gradients, measure_gradients
 from skipc.compiler.impact import ungated
 from skipc.compiler.levels import certified_levels
 from skipc.compiler.loss import Loss
-from skipc.compiler.padding import leave_out_padding
+from skipc.compiler.padding import confirmed, leave_out_padding
 from skipc.compiler.planner import NEVER, Step
 from skipc.compiler.planning import bare_plan, full_plan
 from skipc.compiler.portrait import Portrait, Subject, take_portrait
@@ -131,6 +131,8 @@ def _compile_model(
     with measuring(console, "building and verifying", cache):
         plan = full_plan(source, data, gated, levels, splits, claim, settings, surveyed)
         plan = with_references(plan, gated.model, splits.fit, splits.calibrate, claim.loss)
+        plan = confirmed(surveyed, plan, splits)
+        surveyed = replace(surveyed, padding=plan.padding)
         model = build(surveyed.original, plan, decisions=settings.decisions, level_input=settings.level_input)
         static = static_alternative(surveyed, candidates, splits, claim)
         measured = measure_promises(surveyed, original, model, plan, static, data, splits, claim)

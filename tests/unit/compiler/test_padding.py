@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from skipc.compiler.data import batches
 from skipc.compiler.data_types import Dataset
-from skipc.compiler.padding import leave_out_padding
+from skipc.compiler.padding import confirmed, leave_out_padding
 from skipc.compiler.running import Judged
 from skipc.compiler.settings import Settings
 from skipc.compiler.source import Source
 from skipc.compiler.splits import Splits
 from skipc.compiler.survey import Surveyed, survey_model
+from skipc.passes.padding import padding_of
 from skipc.runtime.errors import InputError
+from skipc.runtime.plan import Bypass, Padding
+from tests.compiled import plan_for
+from tests.gated import block
 from tests.graphs import Network, transformer
 from tests.unit.passes.test_padding import pooled
 
@@ -65,6 +71,24 @@ def test_it_stays_where_it_is_to_stay() -> None:
     assert leave_out_padding(surveyed, splits, "", Settings()) is None
     with pytest.raises(InputError, match="no input tells padding"):
         leave_out_padding(surveyed, splits, "", SKIP)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_it_stays_where_the_compiled_file_does_not_bear_it(masked: bool) -> None:
+    surveyed, splits = observed(pooled(masked=masked), padded=True)
+    padding = padding_of(surveyed.model, surveyed.types, MASK)
+    assert padding is not None
+    plan = replace(plan_for([block(region) for region in surveyed.survey.blocks], surveyed.targets), padding=padding)
+    never = replace(plan, thresholds=((-np.inf,) * len(plan.blocks),) * 2)
+    assert confirmed(surveyed, never, splits).padding == (padding if masked else None)
+
+
+def test_it_stays_where_the_compiled_file_cannot_be_built() -> None:
+    surveyed, splits = observed(transformer(), padded=True)
+    padding = Padding(MASK, ("hidden",))
+    blocks = [replace(item, bypass=Bypass("linear")) for item in map(block, surveyed.survey.blocks)]
+    plan = replace(plan_for(blocks, surveyed.targets), padding=padding)
+    assert confirmed(surveyed, plan, splits).padding is None
 
 
 def test_it_stays_where_leaving_it_out_costs_time(monkeypatch: pytest.MonkeyPatch) -> None:
