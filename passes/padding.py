@@ -59,7 +59,7 @@ ALONG_FEATURES = frozenset({"LogSoftmax", "Softmax", "Split"})
 COPIES = ("/copy/", "/kept/", "/rows/", "/tail/")
 """What stands between the region and the original's name in the name of a copy that a bypass holds."""
 
-Wise = Callable[[str], bool]
+ByToken = Callable[[str], bool]
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,11 @@ def padding_of(model: onnx.ModelProto, types: Mapping[str, ValueType], mask: str
     if len(place) != 2 or any(True for node in model.graph.node for _ in subgraphs(node)):
         return None
 
-    def wise(name: str) -> bool:
+    def by_token(name: str) -> bool:
         dims = types[name].dims if name in types else ()
         return len(dims) == 3 and dims[:2] == place and None not in place and isinstance(dims[2], int)
 
-    writer = _Writer(copied(model), mask, wise)
+    writer = _Writer(copied(model), mask, by_token)
     writer.rewrite()
     return Padding(mask, tuple(sorted(writer.taken))) if writer.taken else None
 
@@ -202,12 +202,12 @@ class _Writer:
     Args:
         model: rewritten in place.
         mask: graph input that tells padding.
-        wise: whether a value has a row of features for each token.
+        by_token: whether a value has a row of features for each token.
         known: those of them from which padding is to be taken.
     """
 
-    def __init__(self, model: onnx.ModelProto, mask: str, wise: Wise, known: Sequence[str] = ()) -> None:
-        self._graph, self._opset, self._mask, self._wise = model.graph, opset_of(model), mask, wise
+    def __init__(self, model: onnx.ModelProto, mask: str, by_token: ByToken, known: Sequence[str] = ()) -> None:
+        self._graph, self._opset, self._mask, self._by_token = model.graph, opset_of(model), mask, by_token
         self._outputs = frozenset(item.name for item in model.graph.output)
         self._constants = constants_of(model.graph)
         self._level = any(item.name == names.LEVEL for item in model.graph.initializer)
@@ -301,7 +301,7 @@ class _Writer:
         found = scope.space_of(name)
         if found is not None:
             return found == scope.space
-        return scope.owner(name).space == scope.space and (_origin(name) in self.taken or self._wise(name))
+        return scope.owner(name).space == scope.space and (_origin(name) in self.taken or self._by_token(name))
 
     def _is_at_hand(self, name: str, scope: _Scope) -> bool:
         """Whether the real tokens of a value are wanted by a product too.
