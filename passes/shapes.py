@@ -170,12 +170,23 @@ def _dims(model: onnx.ModelProto) -> dict[str, tuple[Dim, ...]]:
 def _inferred(skeleton: onnx.ModelProto) -> onnx.ModelProto:
     """By ONNX Runtime's symbolic inference, which follows arithmetic on extents; by ONNX's own where that fails."""
     try:
-        from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
-
-        found: onnx.ModelProto = SymbolicShapeInference.infer_shapes(skeleton, auto_merge=True)
+        found = _symbolic(skeleton)
     except Exception:
-        found = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
-    return found
+        found = None
+    return found or onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+
+
+def _symbolic(skeleton: onnx.ModelProto) -> onnx.ModelProto | None:
+    """By ONNX Runtime; None where some shape stays unknown. Its own `infer_shapes` then leaves files behind."""
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+    inference = SymbolicShapeInference(2**31 - 1, True, False, 0)
+    inference._preprocess(skeleton)
+    complete = False
+    while inference.run_:
+        complete = inference._infer_impl()
+    inference._update_output_from_vi()
+    return inference.out_mp_ if complete else None
 
 
 def _declared(item: onnx.ValueInfoProto) -> tuple[Dim, ...]:

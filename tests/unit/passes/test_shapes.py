@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -13,8 +15,9 @@ from skipc.passes.shapes import constant_targets
 from skipc.runtime import names
 from skipc.runtime.plan import Target
 from tests.compiled import compiled
-from tests.gated import run
+from tests.gated import run, surveyed
 from tests.graphs import HEADS, WIDTH, Net, Network, transformer
+from tests.quantized import optimised
 
 SPLIT = (0, 0, HEADS, WIDTH // HEADS)
 
@@ -101,3 +104,9 @@ def test_restore_brings_chains_and_constants_back() -> None:
     assert "Shape" not in {node.op_type for node in model.graph.node}
     restored = Restore().apply(model)
     assert restored.SerializeToString(deterministic=True) == network.model.SerializeToString(deterministic=True)
+
+
+def test_what_cannot_be_inferred_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    surveyed(optimised(transformer(norm="post", fused=True, opset=21)))
+    assert list(tmp_path.iterdir()) == []
