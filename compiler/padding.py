@@ -67,18 +67,17 @@ def leave_out_padding(surveyed: Surveyed, splits: Splits, mask: str, settings: S
     return padding if wanted or _costs(surveyed, padding, splits.fit.items, settings) <= BEARABLE else None
 
 
-def confirmed(surveyed: Surveyed, plan: Plan, splits: Splits) -> Plan:
-    """The plan, with padding left in if the compiled file does not give the same without it.
+def obstacle_in(surveyed: Surveyed, plan: Plan, splits: Splits) -> str:
+    """Why the compiled file needs its padding, although the original does not; empty where it gives the same without.
 
-    What was proved of the original is tried on the file itself, whose branches are rewritten too; where scales follow
-    the range of all tokens the two differ by rounding, and it is only built.
+    Its branches are rewritten too. Where scales follow the range of all tokens the two differ by rounding, and the file
+    is only built and loaded.
     """
     if plan.padding is None:
-        return plan
-    kept = replace(plan, padding=None)
+        return ""
     feeds = [] if scales_of(surveyed.model) else _padded(surveyed.inputs, splits, plan.padding.mask)
-    models = partial(_built, surveyed, (kept, plan))
-    return kept if _difference(surveyed, plan.padding, models, feeds) else plan
+    models = partial(_built, surveyed, (replace(plan, padding=None), plan))
+    return _difference(surveyed, plan.padding, models, feeds)
 
 
 def _built(surveyed: Surveyed, plans: Sequence[Plan]) -> list[onnx.ModelProto]:
@@ -170,8 +169,10 @@ def _costs(surveyed: Surveyed, padding: Padding, items: Sequence[Batch], setting
     """Time of the model without padding over that with it, on batches like those that it will get."""
 
     def measure() -> float:
-        sessions = _sessions(surveyed, padding, settings.threads)
-        runs = [partial(_run_all, session, typical(items)) for session in sessions]
+        models = _models(surveyed, padding)
+        sessions = [open_session(model.SerializeToString(), threads=settings.threads) for model in models]
+        chosen = typical(items)
+        runs = [partial(_run_all, session, chosen) for session in sessions]
         times = interleaved(runs, ROUNDS, clock_of(*sessions))
         return float(np.median(times[:, 1] / times[:, 0]))
 
@@ -184,11 +185,6 @@ def _run_all(session: Session, items: Sequence[Batch]) -> None:
         session.run(item.feeds)
 
 
-def _sessions(surveyed: Surveyed, padding: Padding, threads: int = 1) -> tuple[Session, Session]:
-    """The original as it is compiled, with padding and without."""
-    first, second = (open_session(model.SerializeToString(), threads=threads) for model in _models(surveyed, padding))
-    return first, second
-
-
 def _models(surveyed: Surveyed, padding: Padding) -> list[onnx.ModelProto]:
+    """The original as it is compiled, with padding and without."""
     return [surveyed.model, build_static(surveyed.model, (), padding)]

@@ -28,7 +28,7 @@ from skipc.compiler.gradient import Gradients, measure_gradients
 from skipc.compiler.impact import ungated
 from skipc.compiler.levels import certified_levels
 from skipc.compiler.loss import Loss
-from skipc.compiler.padding import confirmed, leave_out_padding
+from skipc.compiler.padding import leave_out_padding, obstacle_in
 from skipc.compiler.planner import NEVER, Step
 from skipc.compiler.planning import bare_plan, full_plan
 from skipc.compiler.portrait import Portrait, Subject, take_portrait
@@ -131,8 +131,10 @@ def _compile_model(
     with measuring(console, "building and verifying", cache):
         plan = full_plan(source, data, gated, levels, splits, claim, settings, surveyed)
         plan = with_references(plan, gated.model, splits.fit, splits.calibrate, claim.loss)
-        plan = confirmed(surveyed, plan, splits)
-        surveyed = replace(surveyed, padding=plan.padding)
+        obstacle = obstacle_in(surveyed, plan, splits)
+        if obstacle:
+            console.say(f"padding stays: {obstacle}")
+            surveyed, plan = replace(surveyed, padding=None), replace(plan, padding=None)
         model = build(surveyed.original, plan, decisions=settings.decisions, level_input=settings.level_input)
         static = static_alternative(surveyed, candidates, splits, claim)
         measured = measure_promises(surveyed, original, model, plan, static, data, splits, claim)
@@ -184,7 +186,7 @@ def _observed(
         watched = tuple(region for region in surveyed.survey.blocks if region.name in studied.hidden)
         gradients = measure_gradients(surveyed, original, single, claim.output, claim.loss, settings, watched)
     mask = padding_input(surveyed, splits, settings)
-    with measuring(console, "trying what padding is for", cache):
+    with measuring(console, "trying to leave padding out", cache):
         surveyed = replace(surveyed, padding=leave_out_padding(surveyed, splits, mask, settings))
     evidence = Evidence(studied.activations, splits.fit, single, splits.joined_fit, mask)
     return _Ground(surveyed, original, splits, claim, studied, gradients, evidence)

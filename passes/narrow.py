@@ -21,16 +21,11 @@ from skipc.passes.external import is_external
 from skipc.passes.flow import Flow, NodeSet, members, node_set
 from skipc.passes.integers import Integers
 from skipc.passes.normalize import copied_node
+from skipc.passes.operators import ELEMENTWISE_OPS
 from skipc.passes.products import Form, Product, attribute, product_at
 from skipc.runtime.plan import Array, Region
 
-UNITWISE = frozenset(
-    """
-    Abs Add Cast Ceil Celu Clip DequantizeLinear Div Dropout Elu Erf Exp FastGelu Gelu HardSigmoid HardSwish
-    Identity LeakyRelu Log Max Min Mish Mul Neg Pad Pow QuantizeLinear QuickGelu Relu Selu Sigmoid Softplus Sqrt Sub
-    Swish Tanh ThresholdedRelu
-    """.split()  # noqa: SIM905
-)
+UNITWISE = ELEMENTWISE_OPS | {"DequantizeLinear", "Dropout", "Pad", "QuantizeLinear"}
 """Operators that treat every hidden unit by itself, given that the number of units stays what it is."""
 
 REFERRED_FROM = 4

@@ -1,4 +1,4 @@
-"""Operators that tell what a region is: only its label and the axis of its features depend on them."""
+"""Operators by what they do: what a region is called, where its features lie, and what may be taken from its values."""
 
 from __future__ import annotations
 
@@ -26,6 +26,14 @@ PRODUCT_OPS = CONTRACTION_OPS | frozenset(
     }
 )
 """Operators that multiply by a weight matrix."""
+
+ELEMENTWISE_OPS = frozenset(
+    """
+    Abs Add Cast Ceil Celu Clip Div Elu Erf Exp FastGelu Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max Min Mish
+    Mul Neg Pow QuickGelu Relu Selu Sigmoid Softplus Sqrt Sub Swish Tanh ThresholdedRelu
+    """.split()  # noqa: SIM905
+)
+"""Operators that treat every element by itself."""
 
 MOVING_OPS = frozenset({"DepthToSpace", "Flatten", "Gather", "Reshape", "ReverseSequence", "SpaceToDepth", "Transpose"})
 """Operators behind which a value of the same shape may hold its elements in other places."""

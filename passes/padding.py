@@ -15,51 +15,25 @@ A sample without a single real token runs in full, and at level 0 everything doe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
 from skipc.passes.base import copied, opset_of
-from skipc.passes.builder import Builder, Fragment
+from skipc.passes.builder import Builder
 from skipc.passes.candidate import ValueType
 from skipc.passes.flow import subgraphs
 from skipc.passes.freeze import DYNAMIC
 from skipc.passes.narrow import constants_of
 from skipc.passes.normalize import copied_node
-from skipc.passes.products import attribute
 from skipc.passes.rows import rows_name
+from skipc.passes.token_scope import Scope, Space, constant_rank
+from skipc.passes.tokenwise import TOKENWISE, Tokenwise, is_flat
 from skipc.runtime import names
 from skipc.runtime.plan import Padding
-
-TOKENWISE = frozenset(
-    """
-    Abs Add BiasGelu Cast Celu Clip Div Elu Erf Exp FastGelu Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max Min
-    Mish Mul Neg Pow QuickGelu Reciprocal Relu Selu Sigmoid Softplus Sqrt Sub Swish Tanh ThresholdedRelu
-    """.split()  # noqa: SIM905
-)
-"""Operators that treat every element by itself."""
-
-PRODUCTS = frozenset({"MatMul", "MatMulInteger"})
-PACKED_PRODUCTS = frozenset({"MatMulBnb4", "MatMulNBits"})
-"""Products with a weight matrix, and those that hold it in blocks."""
-
-QUANTIZERS = frozenset({"DequantizeLinear", "QuantizeLinear"})
-"""Operators that treat every element by itself where one scale serves all."""
-
-NORMALISATIONS = frozenset({"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"})
-
-REDUCTIONS = frozenset({"ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum"})
-
-ALONG_FEATURES = frozenset({"LogSoftmax", "Softmax", "Split"})
-"""Operators that keep to the axis which their attribute names."""
-
-COPIES = ("/copy/", "/kept/", "/rows/", "/tail/")
-"""What stands between the region and the original's name in the name of a copy that a bypass holds."""
-
-ByToken = Callable[[str], bool]
 
 
 @dataclass(frozen=True)
@@ -102,100 +76,6 @@ def padding_of(model: onnx.ModelProto, types: Mapping[str, ValueType], mask: str
     return Padding(mask, tuple(sorted(writer.taken))) if writer.taken else None
 
 
-def _origin(name: str) -> str:
-    """The original's name of a value that is a copy of one of its own."""
-    while names.is_ours(name):
-        ends = [name.index(mark) + len(mark) for mark in COPIES if mark in name]
-        if not ends:
-            break
-        name = name[min(ends) :]
-    return name
-
-
-@dataclass(frozen=True)
-class _Space:
-    """Real tokens side by side, and the way back.
-
-    Attributes:
-        keep: bool [batch, sequence]: true for real tokens.
-        index: their positions among all tokens, int64 [tokens].
-        inverse: for each of all tokens its place among the real ones, int64 [batch, sequence]; 0 at padding.
-    """
-
-    keep: str
-    index: str
-    inverse: str
-
-
-@dataclass
-class _Scope:
-    """What is known of the values of one graph, those around it included.
-
-    Attributes:
-        graph: rewritten.
-        parent: the scope around it.
-        space: of values that have a row for each token here; None where none has.
-        chosen: places in the space around this one of the tokens that this one holds; empty where both are the same.
-        nodes: of the graph, as rewritten so far.
-        home: values written here whose tokens lie side by side, with their space.
-        written: all values written here.
-        plain: by such a value, the same with padding.
-        packed: by a value with padding and a space's index, the same without.
-        ranks: of constants; None where it is not known.
-        scales: values that are one number for all tokens, or one for each feature: of dynamic quantization.
-    """
-
-    graph: onnx.GraphProto
-    parent: _Scope | None
-    space: _Space | None
-    chosen: str = ""
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    home: dict[str, _Space] = field(default_factory=dict)
-    written: set[str] = field(default_factory=set)
-    plain: dict[str, str] = field(default_factory=dict)
-    packed: dict[tuple[str, str], str] = field(default_factory=dict)
-    ranks: dict[str, int | None] = field(default_factory=dict)
-    scales: set[str] = field(default_factory=set)
-
-    @property
-    def branch(self) -> str:
-        """Name of the result of a branch; empty outside of branches."""
-        return self.graph.output[0].name if self.parent else ""
-
-    def chain(self) -> Iterator[_Scope]:
-        """This scope and those around it."""
-        scope: _Scope | None = self
-        while scope is not None:
-            yield scope
-            scope = scope.parent
-
-    def space_of(self, name: str) -> _Space | None:
-        """The space of a value whose tokens lie side by side; None for every other."""
-        return next((scope.home[name] for scope in self.chain() if name in scope.home), None)
-
-    def owner(self, name: str) -> _Scope:
-        """Where a value is written; the outermost scope for inputs."""
-        *inner, outermost = self.chain()
-        return next((scope for scope in inner if name in scope.written), outermost)
-
-    def rank(self, name: str) -> int | None:
-        """Rank of a constant; None for every other value."""
-        return next((scope.ranks[name] for scope in self.chain() if name in scope.ranks), None)
-
-    def is_constant(self, name: str) -> bool:
-        """Whether a value is the same for every input."""
-        return any(name in scope.ranks for scope in self.chain())
-
-    def has_rows(self, name: str) -> bool:
-        """Whether a value is neither a constant nor a scale."""
-        return bool(name) and not self.is_constant(name) and not any(name in scope.scales for scope in self.chain())
-
-    def add(self, fragment: Fragment) -> None:
-        """Append new nodes."""
-        self.nodes += fragment.nodes
-        self.graph.initializer.extend(fragment.initializers)
-
-
 class _Writer:
     """Goes through a graph once, in order, and brings each value into the form that its reader needs.
 
@@ -206,21 +86,23 @@ class _Writer:
         known: those of them from which padding is to be taken.
     """
 
-    def __init__(self, model: onnx.ModelProto, mask: str, by_token: ByToken, known: Sequence[str] = ()) -> None:
-        self._graph, self._opset, self._mask, self._by_token = model.graph, opset_of(model), mask, by_token
+    def __init__(
+        self, model: onnx.ModelProto, mask: str, by_token: Callable[[str], bool], known: Sequence[str] = ()
+    ) -> None:
+        self._graph, self._opset, self._mask = model.graph, opset_of(model), mask
         self._outputs = frozenset(item.name for item in model.graph.output)
-        self._constants = constants_of(model.graph)
         self._level = any(item.name == names.LEVEL for item in model.graph.initializer)
         self.taken = set(known)
         """Values from which padding was taken, or is to be."""
+        self._rules = Tokenwise(constants_of(model.graph), by_token, self.taken)
 
     def rewrite(self) -> None:
         """Rewrite the graph."""
-        scope = _Scope(self._graph, None, None)
+        scope = Scope(self._graph, None, None)
         scope.space = self._all_tokens(scope)
         self._walk(scope)
 
-    def _walk(self, scope: _Scope) -> None:
+    def _walk(self, scope: Scope) -> None:
         scope.ranks.update((item.name, len(item.dims)) for item in scope.graph.initializer)
         if scope.parent is None:
             for item in scope.graph.input:
@@ -234,90 +116,32 @@ class _Writer:
         for i in reversed(stale):
             del scope.graph.value_info[i]
 
-    def _rewrite(self, node: onnx.NodeProto, scope: _Scope) -> None:
+    def _rewrite(self, node: onnx.NodeProto, scope: Scope) -> None:
         if any(True for _ in subgraphs(node)):
             self._if(node, scope)
         elif all(map(scope.is_constant, filter(None, node.input))):
-            scope.ranks.update(dict.fromkeys(filter(None, node.output), _constant_rank(node, scope)))
+            scope.ranks.update(dict.fromkeys(filter(None, node.output), constant_rank(node, scope)))
             scope.nodes.append(node)
         elif self._takes_rows(node, scope):
             self._take_rows(node, scope)
         elif self._puts_rows(node, scope):
             self._put_rows(node, scope)
-        elif scope.space is not None and self._is_tokenwise(node, scope):
+        elif scope.space is not None and self._rules.can_run_on(node, scope):
             self._run_packed(node, scope, scope.space)
         else:
-            if node.op_type in TOKENWISE and not any(map(scope.has_rows, node.input)) and self._is_flat(node, scope):
+            if node.op_type in TOKENWISE and not any(map(scope.has_rows, node.input)) and is_flat(node, scope):
                 scope.scales.update(node.output)
             node.input[:] = [self._plain(name, scope) for name in node.input]
             scope.nodes.append(node)
 
-    def _is_flat(self, node: onnx.NodeProto, scope: _Scope) -> bool:
-        """Whether none of the constants that a node reads has more than an axis of features."""
-        return all(scope.rank(name) in (0, 1) for name in node.input if name and scope.is_constant(name))
-
-    def _is_tokenwise(self, node: onnx.NodeProto, scope: _Scope) -> bool:
-        """Whether a node is to run on real tokens: it can, and is worth it or the values it reads are there already."""
-        if names.is_score(node.output[0]):
-            return False  # Others read it, and know its shape.
-        live = list(filter(scope.has_rows, node.input))
-        return self._is_worth_it(node, live, scope) or self._goes_along(node, live, scope)
-
-    def _is_worth_it(self, node: onnx.NodeProto, live: Sequence[str], scope: _Scope) -> bool:
-        """Whether a node is a product with weights of values with a row for each token, or quantizes such for one."""
-        if live != [node.input[0]] or not self._has_tokens(live[0], scope):
-            return False
-        if node.op_type in PRODUCTS:
-            return scope.rank(node.input[1]) == 2
-        if node.op_type == "QuantizeLinear":
-            return self._has_one_scale(node, scope)
-        return node.op_type in PACKED_PRODUCTS or node.op_type == DYNAMIC
-
-    def _goes_along(self, node: onnx.NodeProto, live: Sequence[str], scope: _Scope) -> bool:
-        """Whether a node treats tokens by themselves, and real ones of what it reads are side by side already."""
-        if not any(scope.space_of(name) == scope.space for name in live):
-            return False
-        if not all(self._is_at_hand(name, scope) for name in live):
-            return False
-        if node.op_type in TOKENWISE:
-            return self._is_flat(node, scope)
-        if node.op_type in QUANTIZERS:
-            return self._has_one_scale(node, scope)
-        if node.op_type in REDUCTIONS:
-            return self._reduces_features(node)
-        axis = {**dict.fromkeys(NORMALISATIONS, -1), **dict.fromkeys(ALONG_FEATURES, 0)}.get(node.op_type)
-        return axis is not None and live == [node.input[0]] and attribute(node, "axis", axis) == -1
-
-    def _has_one_scale(self, node: onnx.NodeProto, scope: _Scope) -> bool:
-        return all(scope.rank(name) == 0 for name in filter(None, node.input[1:]))
-
-    def _reduces_features(self, node: onnx.NodeProto) -> bool:
-        """Whether a reduction is along the last axis, counted from the end, and keeps it."""
-        given = self._constants.get(node.input[1]) if len(node.input) > 1 else attribute(node, "axes", ())
-        return given is not None and list(given) == [-1] and attribute(node, "keepdims", 1) == 1
-
-    def _has_tokens(self, name: str, scope: _Scope) -> bool:
-        """Whether a value has a row of features for each token of this scope."""
-        found = scope.space_of(name)
-        if found is not None:
-            return found == scope.space
-        return scope.owner(name).space == scope.space and (_origin(name) in self.taken or self._by_token(name))
-
-    def _is_at_hand(self, name: str, scope: _Scope) -> bool:
-        """Whether the real tokens of a value are wanted by a product too.
-
-        No others are taken out: what a mask has made zero at padding must be zero there for the sum over tokens.
-        """
-        return self._has_tokens(name, scope) and (scope.space_of(name) is not None or _origin(name) in self.taken)
-
-    def _run_packed(self, node: onnx.NodeProto, scope: _Scope, space: _Space) -> None:
+    def _run_packed(self, node: onnx.NodeProto, scope: Scope, space: Space) -> None:
         node.input[:] = [self._packed(name, scope, space) if scope.has_rows(name) else name for name in node.input]
         scope.nodes.append(node)
         rows = 1 if node.op_type == DYNAMIC else len(node.output)
         scope.scales.update(node.output[rows:])
         self._settle(node, range(rows), scope, space)
 
-    def _settle(self, node: onnx.NodeProto, places: Sequence[int], scope: _Scope, space: _Space) -> None:
+    def _settle(self, node: onnx.NodeProto, places: Sequence[int], scope: Scope, space: Space) -> None:
         """Note that outputs of the last node hold tokens side by side; outputs of the graph get padding again."""
         for place in places:
             name = node.output[place]
@@ -328,7 +152,7 @@ class _Writer:
             elif name:
                 scope.home[name] = space
 
-    def _packed(self, name: str, scope: _Scope, space: _Space) -> str:
+    def _packed(self, name: str, scope: Scope, space: Space) -> str:
         """A value with its real tokens side by side."""
         if scope.space_of(name) == space:
             return name
@@ -344,7 +168,7 @@ class _Writer:
         scope.packed[key] = packed
         return packed
 
-    def _plain(self, name: str, scope: _Scope) -> str:
+    def _plain(self, name: str, scope: Scope) -> str:
         """A value with its padding."""
         space = scope.space_of(name) if name else None
         if space is None:
@@ -352,7 +176,7 @@ class _Writer:
         found = next((around.plain[name] for around in scope.chain() if name in around.plain), "")
         return found or self._pad(name, names.padded(name, scope.branch), scope, space)
 
-    def _pad(self, name: str, output: str, scope: _Scope, space: _Space) -> str:
+    def _pad(self, name: str, output: str, scope: Scope, space: Space) -> str:
         builder = Builder(output, self._opset)
         builder.op("Gather", [name, space.inverse], output=output, axis=0)
         fragment = builder.fragment()
@@ -361,7 +185,7 @@ class _Writer:
         scope.plain[name] = output
         return output
 
-    def _all_tokens(self, scope: _Scope) -> _Space:
+    def _all_tokens(self, scope: Scope) -> Space:
         """The space of all samples."""
         builder = Builder("skipc/tokens", self._opset)
         real = builder.cast(builder.cast(self._mask, TensorProto.BOOL), TensorProto.FLOAT)
@@ -372,7 +196,7 @@ class _Writer:
         keep = builder.op("Not", [builder.op("Less", [real, most])])
         index, inverse = self._index(builder, keep)
         scope.add(builder.fragment())
-        return _Space(keep, index, inverse)
+        return Space(keep, index, inverse)
 
     def _index(self, builder: Builder, keep: str) -> tuple[str, str]:
         """Where the kept tokens are, and where each token is among them."""
@@ -383,13 +207,14 @@ class _Writer:
         place = builder.op("Mul", [before, kept])
         return index, builder.op("Reshape", [place, builder.op("Shape", [keep])])
 
-    def _takes_rows(self, node: onnx.NodeProto, scope: _Scope) -> bool:
+    def _takes_rows(self, node: onnx.NodeProto, scope: Scope) -> bool:
         """Whether a node in a branch takes the samples that the branch runs for from a value with tokens."""
         if scope.parent is None or node.op_type != "Gather" or scope.parent.space is None:
             return False
-        return node.output[0].startswith(rows_name(scope.branch, "")) and self._has_tokens(node.input[0], scope.parent)
+        takes = node.output[0].startswith(rows_name(scope.branch, ""))
+        return takes and self._rules.has_tokens(node.input[0], scope.parent)
 
-    def _take_rows(self, node: onnx.NodeProto, scope: _Scope) -> None:
+    def _take_rows(self, node: onnx.NodeProto, scope: Scope) -> None:
         value, rows = node.input
         assert scope.parent is not None
         assert scope.parent.space is not None
@@ -402,20 +227,20 @@ class _Writer:
             flat = builder.op("Reshape", [places, builder.constant([-1], np.int64)])
             scope.chosen = builder.op("Gather", [flat, index], axis=0)
             scope.add(builder.fragment())
-            scope.space = _Space(keep, index, inverse)
+            scope.space = Space(keep, index, inverse)
         assert scope.space is not None
         node.input[:] = [self._packed(value, scope, around), scope.chosen]
         scope.nodes.append(node)
         scope.home[node.output[0]] = scope.space
 
-    def _puts_rows(self, node: onnx.NodeProto, scope: _Scope) -> bool:
+    def _puts_rows(self, node: onnx.NodeProto, scope: Scope) -> bool:
         """Whether a node puts the rows of a branch over those of the value around it."""
         if not scope.chosen or node.op_type != "ScatterND" or scope.parent is None:
             return False
         base, _, rows = node.input
-        return self._has_tokens(base, scope.parent) and scope.space_of(rows) == scope.space
+        return self._rules.has_tokens(base, scope.parent) and scope.space_of(rows) == scope.space
 
-    def _put_rows(self, node: onnx.NodeProto, scope: _Scope) -> None:
+    def _put_rows(self, node: onnx.NodeProto, scope: Scope) -> None:
         base, _, rows = node.input
         assert scope.parent is not None
         assert scope.parent.space is not None
@@ -427,7 +252,7 @@ class _Writer:
         scope.nodes.append(node)
         scope.home[node.output[0]] = around
 
-    def _if(self, node: onnx.NodeProto, scope: _Scope) -> None:
+    def _if(self, node: onnx.NodeProto, scope: Scope) -> None:
         """Rewrite both branches; what both give with its tokens side by side stays so.
 
         Not where rows decide for themselves: OpenVINO 2026.4 then loses what the one `If` gives the other.
@@ -436,7 +261,7 @@ class _Writer:
         by_rows = any(map(_takes_rows, subgraphs(node)))
         inner = []
         for graph in subgraphs(node):
-            inner.append(_Scope(graph, scope, None if _takes_rows(graph) else scope.space))
+            inner.append(Scope(graph, scope, None if _takes_rows(graph) else scope.space))
             self._walk(inner[-1])
         packed = []
         for place in range(len(node.output)):
@@ -456,7 +281,7 @@ class _Writer:
         if packed and scope.space is not None:
             self._settle(node, packed, scope, scope.space)
 
-    def _pad_result(self, branch: _Scope, result: onnx.ValueInfoProto) -> None:
+    def _pad_result(self, branch: Scope, result: onnx.ValueInfoProto) -> None:
         count = len(branch.nodes)
         result.name = self._plain(result.name, branch)
         branch.graph.node.extend(branch.nodes[count:])
@@ -473,15 +298,3 @@ def _takes_rows(graph: onnx.GraphProto) -> bool:
     """Whether a branch runs for some rows."""
     taken = rows_name(graph.output[0].name, "")
     return any(name.startswith(taken) for node in graph.node for name in node.output)
-
-
-def _constant_rank(node: onnx.NodeProto, scope: _Scope) -> int | None:
-    """Rank of what a node computes from constants alone, as far as that can be told."""
-    if node.op_type == "Constant":
-        return len(node.attribute[0].t.dims) if node.attribute[0].name == "value" else None
-    ranks = [scope.rank(name) for name in node.input if name]
-    if node.op_type == "Gather" and None not in ranks:
-        return sum(rank for rank in ranks if rank is not None) - 1
-    if node.op_type in ("Cast", "DequantizeLinear", "Identity", "Neg", "Transpose"):
-        return ranks[0]
-    return None

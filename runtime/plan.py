@@ -300,6 +300,10 @@ class Plan:
         return json.dumps(_encode(self, arrays), sort_keys=True, allow_nan=False, indent=1 if arrays else None)
 
 
+LATER: Mapping[type, tuple[str, ...]] = {Gate: ("reading",), Plan: ("padding",)}
+"""Fields that plans have not always had: left out where they are None, so that older plans keep their bytes."""
+
+
 def plan_from_json(text: str, *, where: str) -> Plan:
     """Read what `Plan.to_json` wrote.
 
@@ -326,13 +330,9 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _encode(value: Any, arrays: bool) -> Any:
-    if isinstance(value, Gate) and value.reading is None:
-        # As plans were before there were readings, so that theirs keep their bytes.
-        return _encode({name: item for name, item in _fields(value).items() if name != "reading"}, arrays)
-    if isinstance(value, Plan) and value.padding is None:
-        return _encode({name: item for name, item in _fields(value).items() if name != "padding"}, arrays)
     if is_dataclass(value) and not isinstance(value, type):
-        return _encode(_fields(value), arrays)
+        absent = [name for name in LATER.get(type(value), ()) if getattr(value, name) is None]
+        return _encode({name: item for name, item in _fields(value).items() if name not in absent}, arrays)
     if isinstance(value, np.ndarray):
         return _encode_array(value) if arrays else {"dtype": str(value.dtype), "shape": list(value.shape)}
     if isinstance(value, Mapping):

@@ -71,6 +71,9 @@ def test_padding_is_left_out(compiled: Ran, folder: Path, minilm_files: Files, f
     assert not feeds["attention_mask"].all()
     with_it, without = (session.run(feeds)["sentence_embedding"] for session in sessions)
     np.testing.assert_allclose(without, with_it, rtol=0, atol=1e-5)
+    assert run("inspect", folder / "out.onnx", "--output-format", "json").json["padding"] == "attention_mask"
+    mask, *values = run("diff", folder / "out.onnx", "--output-format", "json").json["padding_left_out"]
+    assert (mask, len(values)) == ("attention_mask", 1 + LAYERS), "the embeddings, and what attention gives"
 
 
 def test_shut_it_is_the_original(compiled: Ran, folder: Path, minilm_files: Files, films: Files) -> None:

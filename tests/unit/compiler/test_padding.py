@@ -10,7 +10,7 @@ import pytest
 
 from skipc.compiler.data import batches
 from skipc.compiler.data_types import Dataset
-from skipc.compiler.padding import confirmed, leave_out_padding
+from skipc.compiler.padding import leave_out_padding, obstacle_in
 from skipc.compiler.running import Judged
 from skipc.compiler.settings import Settings
 from skipc.compiler.source import Source
@@ -80,7 +80,7 @@ def test_it_stays_where_the_compiled_file_does_not_bear_it(masked: bool) -> None
     assert padding is not None
     plan = replace(plan_for([block(region) for region in surveyed.survey.blocks], surveyed.targets), padding=padding)
     never = replace(plan, thresholds=((-np.inf,) * len(plan.blocks),) * 2)
-    assert confirmed(surveyed, never, splits).padding == (padding if masked else None)
+    assert obstacle_in(surveyed, never, splits) == ("" if masked else "the output y depends on it")
 
 
 def test_it_stays_where_the_compiled_file_cannot_be_built() -> None:
@@ -88,7 +88,7 @@ def test_it_stays_where_the_compiled_file_cannot_be_built() -> None:
     padding = Padding(MASK, ("hidden",))
     blocks = [replace(item, bypass=Bypass("linear")) for item in map(block, surveyed.survey.blocks)]
     plan = replace(plan_for(blocks, surveyed.targets), padding=padding)
-    assert confirmed(surveyed, plan, splits).padding is None
+    assert "the model does not run without it" in obstacle_in(surveyed, plan, splits)
 
 
 def test_it_stays_where_leaving_it_out_costs_time(monkeypatch: pytest.MonkeyPatch) -> None:

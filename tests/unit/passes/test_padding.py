@@ -18,9 +18,10 @@ from skipc.passes.base import opset_of, run_passes
 from skipc.passes.expose import ExposeDecisions, with_outputs
 from skipc.passes.flow import subgraphs
 from skipc.passes.freeze import FreezeScales, scales_of
-from skipc.passes.padding import PACKED_PRODUCTS, PRODUCTS, padding_of
+from skipc.passes.padding import padding_of
 from skipc.passes.restore import Restore
 from skipc.passes.stamp import SetLevel
+from skipc.passes.tokenwise import PACKED_PRODUCTS, PRODUCTS
 from skipc.runtime import names
 from skipc.runtime.plan import Padding, Plan, plan_from_json
 from tests.compiled import plan_for
@@ -124,6 +125,20 @@ def test_every_branch_leaves_padding_out(granularity: str, norm: str, kind: str)
             decided |= {bool(array) for array in run(with_outputs(kept, gates), feeds, gates).values()}
     assert decided == {False, True}
     assert True in shares or granularity == "batch", "in some batch rows disagree"
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_a_block_may_end_in_an_output(granularity: str) -> None:
+    network = transformer()
+    leaving = surveyed(network).survey.blocks[-1].exit
+    network.model.graph.output.append(onnx.helper.make_tensor_value_info(leaving, 1, ["batch", "length", WIDTH]))
+    found = surveyed(network)
+    plan = half_open(found, granularity)
+    kept, left_out = (build(found.original, replace(plan, padding=p)) for p in (None, found_in(found, network)))
+    feeds = network.feeds(batch=5, length=7)
+    assert_same_tokens(run(kept, feeds), run(left_out, feeds), feeds[MASK] != 0)
+    restored = Restore().apply(left_out)
+    assert restored.SerializeToString(deterministic=True) == network.model.SerializeToString(deterministic=True)
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
