@@ -178,6 +178,9 @@ def _observed(
     original = open_session(surveyed.original.SerializeToString(), provider=settings.provider, threads=settings.threads)
     with console.stage("running the original on the data") as progress:
         splits, claim = split_and_judge(surveyed, original, data, settings, progress)
+    mask = padding_input(surveyed, splits, settings)
+    with measuring(console, "trying to leave padding out", cache):
+        surveyed = replace(surveyed, padding=leave_out_padding(surveyed, splits, mask, settings))
     single = splits.single_fit
     with measuring(console, "observing activations", cache) as progress:
         parts = (surveyed.model, surveyed.survey.regions, single, settings.bypass, settings.seed)
@@ -185,9 +188,6 @@ def _observed(
     with measuring(console, "differentiating", cache):
         watched = tuple(region for region in surveyed.survey.blocks if region.name in studied.hidden)
         gradients = measure_gradients(surveyed, original, single, claim.output, claim.loss, settings, watched)
-    mask = padding_input(surveyed, splits, settings)
-    with measuring(console, "trying to leave padding out", cache):
-        surveyed = replace(surveyed, padding=leave_out_padding(surveyed, splits, mask, settings))
     evidence = Evidence(studied.activations, splits.fit, single, splits.joined_fit, mask)
     return _Ground(surveyed, original, splits, claim, studied, gradients, evidence)
 
