@@ -61,15 +61,21 @@ def as_shipped(
     models = [item.SerializeToString() for item in (model, static, gated)]
     parts = (models, items, *as_deployed(settings))
     original_ms, static_ms, gated_ms = settings.cache.recall(
-        "shipped", parts, lambda: _latencies(models, items, settings)
+        "shipped", parts, lambda: latencies(models, items, settings)
     )
     together, alone = max(0.0, original_ms - static_ms), float(costs.saved.sum())
     saved = costs.saved * (together / alone if alone > 0 else 1.0)
     return replace(costs, saved=saved, gate=max(0.0, gated_ms - static_ms) / max(1, len(blocks)))
 
 
-def _latencies(models: Sequence[bytes], items: Sequence[Batch], settings: Settings) -> NDArray[np.float64]:
-    """Milliseconds a batch of each model, the median over sessions: [models]."""
+def latencies(models: Sequence[bytes], items: Sequence[Batch], settings: Settings) -> NDArray[np.float64]:
+    """Milliseconds a batch of each model, the median over sessions: [models].
+
+    Args:
+        models: serialised.
+        items: to run.
+        settings: how the models will be deployed.
+    """
 
     def once() -> NDArray[np.float64]:
         sessions = [_opened(data, settings) for data in models]

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from skipc.compiler.cache import Cache
 from skipc.compiler.data import batches
 from skipc.compiler.data_types import Dataset
-from skipc.compiler.padding import leave_out_padding, obstacle_in
+from skipc.compiler.padding import _costs, leave_out_padding, obstacle_in
 from skipc.compiler.running import Judged
 from skipc.compiler.settings import Settings
 from skipc.compiler.source import Source
@@ -96,3 +97,13 @@ def test_it_stays_where_leaving_it_out_costs_time(monkeypatch: pytest.MonkeyPatc
     for ratio, left_out in ((1.0, True), (1.5, False)):
         monkeypatch.setattr("skipc.compiler.padding._costs", lambda *_, ratio=ratio: ratio)
         assert (leave_out_padding(surveyed, splits, MASK, Settings()) is not None) == left_out
+
+
+def test_what_it_costs_is_measured_once(tmp_path: Path) -> None:
+    surveyed, splits = observed(transformer(), padded=True)
+    padding = padding_of(surveyed.model, surveyed.types, MASK)
+    assert padding is not None
+    settings = Settings(cache=Cache(tmp_path))
+    first, second = (_costs(surveyed, padding, splits.fit.items, settings) for _ in range(2))
+    assert first == second > 0
+    assert (settings.cache.made, settings.cache.taken) == (1, 1)

@@ -38,7 +38,7 @@ def test_costs_as_shipped(
     found = surveyed(mlp())
     blocks = [block(region) for region in found.survey.blocks[:2]]
     assert len(blocks) == 2
-    monkeypatch.setattr(shipped, "_latencies", lambda *_: np.array(times))
+    monkeypatch.setattr(shipped, "latencies", lambda *_: np.array(times))
     costs = shipped.as_shipped(COSTS, found.model, blocks, (), Settings())
     assert costs.saved.tolist() == pytest.approx(saved)
     assert costs.gate == pytest.approx(gate)
@@ -58,7 +58,7 @@ def test_what_is_timed_are_the_original_and_the_bypasses_without_gates_and_with(
         seen.extend(models)
         return np.ones(len(models))
 
-    monkeypatch.setattr(shipped, "_latencies", latencies)
+    monkeypatch.setattr(shipped, "latencies", latencies)
     shipped.as_shipped(COSTS, found.model, blocks, items, Settings())
     original, static, gated = (open_session(model, optimize=False).run(items[0].feeds) for model in seen)
     for name, array in original.items():
