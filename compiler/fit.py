@@ -21,6 +21,9 @@ RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 UNCHECKED_RIDGE = 1e-1
 """The strength where there is no second half to choose it by."""
 
+GATE_STRENGTHS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
+"""Penalties tried for gates, relative to the number of samples; features are standardised."""
+
 RANK_SHARE = 8
 """A low-rank bypass has one rank for so many channels."""
 
@@ -115,35 +118,72 @@ class GateFit:
 def fit_gate(pooled: NDArray[np.float32], impact: NDArray[np.float64], real: int | None = None) -> GateFit:
     """Fit a read-out of the pooled entry value that predicts the log of a block's impact, by ridge.
 
+    The penalty is chosen on what the data holds: what is made of it is too much like it to be left out by itself.
+
     Args:
         pooled: [samples, C].
         impact: smooth loss of bypassing the block, [samples].
         real: how many of them, from the first on, the data holds; the others are made to fit on, and no more.
     """
     target = np.log(impact + TINY)
-    mean, spread = pooled.mean(axis=0, dtype=np.float64), pooled.std(axis=0, dtype=np.float64)
-    spread = np.where(spread > 1e-6 * max(float(spread.max(initial=0.0)), 1e-30), spread, np.inf)
-    left, singular, right = np.linalg.svd((pooled - mean) / spread, full_matrices=False)
-    centred = target - target.mean()
-    strengths = [share * len(target) for share in (1e-3, 1e-2, 1e-1, 1.0, 10.0)]
-    fits = [_leave_one_out(left, singular, centred, strength) for strength in strengths]
-    errors = [float(((fit - centred) ** 2).mean()) for fit in fits]
-    best = int(np.argmin(errors))
-    shrunk = singular / (singular**2 + strengths[best]) * (left.T @ centred)
-    weight = ((right.T @ shrunk) / spread).astype(np.float32)
-    bias = float(target.mean() - mean @ weight)
+    few = _Ridge.of(pooled[:real], target[:real])
+    ridge = few if real is None else _Ridge.of(pooled, target)
+    errors = [float(((few.left_out(penalty) - target[:real]) ** 2).mean()) for penalty in few.penalties]
+    penalty = few.penalties[int(np.argmin(errors))]
+    weight = ridge.weight(penalty).astype(np.float32)
+    bias = float(target.mean() - ridge.mean @ weight)
     scores = pooled[:real] @ weight + bias
     gate = Gate("mean", weight, bias, floor=float(np.nextafter(np.float32(scores.min()), np.float32(-np.inf))))
-    predicted = (fits[best] + target.mean())[:real]
+    predicted = ridge.left_out(penalty)[:real]
     return GateFit(gate, predicted, rank_correlation(predicted, impact[:real]))
 
 
-def _leave_one_out(left: Matrix, singular: Matrix, target: Matrix, strength: float) -> NDArray[np.float64]:
-    """Ridge predictions for each sample by the fit without it, in closed form (Allen 1974, PRESS)."""
-    kept = singular**2 / (singular**2 + strength)
-    fitted = left @ (kept * (left.T @ target))
-    leverage = (left**2 * kept).sum(axis=1) + 1.0 / len(target)
-    return np.asarray(target - (target - fitted) / np.maximum(1.0 - leverage, 1e-6))
+@dataclass(frozen=True)
+class _Ridge:
+    """Ridge regression on standardised features, at any penalty.
+
+    Attributes:
+        mean: of the features, [C].
+        spread: of the features, [C]; infinite where they hardly vary.
+        left: left singular vectors of the standardised features, [samples, rank].
+        singular: singular values, [rank].
+        right: right singular vectors, [rank, C].
+        target: [samples].
+    """
+
+    mean: Matrix
+    spread: Matrix
+    left: Matrix
+    singular: Matrix
+    right: Matrix
+    target: Matrix
+
+    @classmethod
+    def of(cls, pooled: NDArray[np.float32], target: Matrix) -> _Ridge:
+        mean, spread = pooled.mean(axis=0, dtype=np.float64), pooled.std(axis=0, dtype=np.float64)
+        spread = np.where(spread > 1e-6 * max(float(spread.max(initial=0.0)), 1e-30), spread, np.inf)
+        return cls(mean, spread, *np.linalg.svd((pooled - mean) / spread, full_matrices=False), target)
+
+    @property
+    def penalties(self) -> list[float]:
+        """To choose from."""
+        return [strength * len(self.target) for strength in GATE_STRENGTHS]
+
+    def weight(self, penalty: float) -> Matrix:
+        """Of the features as they are, [C]."""
+        shrunk = self.singular / (self.singular**2 + penalty) * (self.left.T @ self._centred)
+        return np.asarray((self.right.T @ shrunk) / self.spread)
+
+    def left_out(self, penalty: float) -> NDArray[np.float64]:
+        """Predictions for each sample by the fit without it, in closed form (Allen 1974, PRESS)."""
+        kept = self.singular**2 / (self.singular**2 + penalty)
+        fitted = self.left @ (kept * (self.left.T @ self._centred))
+        leverage = (self.left**2 * kept).sum(axis=1) + 1.0 / len(self.target)
+        return np.asarray(self.target - (self._centred - fitted) / np.maximum(1.0 - leverage, 1e-6))
+
+    @property
+    def _centred(self) -> Matrix:
+        return np.asarray(self.target - self.target.mean())
 
 
 def rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:

@@ -225,8 +225,11 @@ def _keep_rest(cut: Cut, inside: Sequence[NodeSet], placed: Placed) -> None:
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove initializers that nothing reads any more."""
+    """Remove constants that nothing reads any more."""
     read = {name for node in graph.node for name in node_inputs(node)} | {item.name for item in graph.output}
+    kept = [node for node in graph.node if node.op_type != "Constant" or not read.isdisjoint(node.output)]
+    del graph.node[:]
+    graph.node.extend(kept)
     unread = [item.name for item in graph.initializer if item.name not in read]
     take(graph.initializer, unread, ())
 

@@ -20,6 +20,7 @@ from skipc.passes.dequantized import dequantizer, stored
 from skipc.passes.external import is_external
 from skipc.passes.flow import Flow, NodeSet, members, node_set
 from skipc.passes.integers import Integers
+from skipc.passes.nan_guard import without_nan_guards
 from skipc.passes.normalize import copied_node
 from skipc.passes.operators import ELEMENTWISE_OPS
 from skipc.passes.products import Form, Product, attribute, product_at
@@ -303,6 +304,8 @@ def narrowed(
         if position in hidden.targets:
             tensors.append(_set_target(copy, _fewer(hidden.targets[position], hidden, len(units))))
         nodes.append(copy)
+    nodes, lowest = without_nan_guards(nodes, constants, prefix)
+    tensors += lowest
     entry = entry.renamed(new) if isinstance(entry, Integers) else entry
     needed = _needed(nodes, new[hidden.value])
     return Narrowed(needed, tuple(tensors), weights, new[hidden.value], entry, hidden.form)

@@ -9,7 +9,7 @@ from skipc.compiler.data import Batch, InputSpec, input_specs
 from skipc.compiler.fit import fit_gate
 from skipc.compiler.loss import resolve_loss
 from skipc.compiler.moments import pooled_rows
-from skipc.compiler.splices import made_samples, spliced
+from skipc.compiler.splices import ROUNDS, made_samples, spliced
 from skipc.passes.expose import with_outputs
 from skipc.runtime.session import open_session
 from tests.gated import run, surveyed
@@ -23,10 +23,10 @@ def sample(number: int, length: int) -> Batch:
     return Batch({"ids": ids, "mask": np.ones_like(ids)}, (number,), np.ones((1, length), bool))
 
 
-def test_each_half_is_joined_to_another_once() -> None:
+def test_each_half_is_joined_to_another_once_a_round() -> None:
     lengths = [6, 9, 4, 12, 7]
     made = spliced([sample(i, length) for i, length in enumerate(lengths)], OPEN, seed=3)
-    assert len(made) == len(lengths)
+    assert len(made) == ROUNDS * len(lengths)
     starts, ends = [], []
     for item in made:
         ids = item.feeds["ids"][0]
@@ -39,7 +39,10 @@ def test_each_half_is_joined_to_another_once() -> None:
         assert item.feeds["mask"].shape == item.valid.shape == (1, len(ids))
         starts.append(first)
         ends.append(second)
-    assert sorted(starts) == sorted(ends) == list(range(len(lengths)))
+    for each in (starts, ends):
+        rounds = [sorted(each[start : start + len(lengths)]) for start in range(0, len(each), len(lengths))]
+        assert rounds == [list(range(len(lengths)))] * ROUNDS
+    assert starts[: len(lengths)] != starts[len(lengths) :]
 
 
 @pytest.mark.parametrize("shape", [("n", 8), (1, "s"), ("n",), ()])
@@ -77,7 +80,7 @@ def test_what_the_original_makes_of_them_is_what_it_makes_of_any_sample() -> Non
     loss = resolve_loss("relative-l2", run(found.model, items[0].feeds)[output], None)
     made = made_samples(found.model, read, items, inputs, output, loss, seed=1)
     assert made is not None
-    assert [item.feeds.keys() for item in made.judged.items] == [item.feeds.keys() for item in items]
+    assert [item.feeds.keys() for item in made.judged.items] == ROUNDS * [item.feeds.keys() for item in items]
     session = open_session(with_outputs(found.model, sorted(read)).SerializeToString())
     for row, (item, reference) in enumerate(zip(made.judged.items, made.judged.references, strict=True)):
         values = session.run(item.feeds)
