@@ -143,7 +143,7 @@ def settled(path: Sequence[Step], offer: Offer, trial: Trial, whole: Callable[[W
     """A path whose last configurations within the limit open each gate for the share of *fit* that they name.
 
     While a path is laid, thresholds are quantiles of the scores that the configuration before produced, on a part of
-    *fit*. The twentieth that a guard shuts for is then off by a quarter, and it is the guards that hold on unfamiliar
+    *fit*. The tenth that a guard shuts for is then off by a sixth, and it is the guards that hold on unfamiliar
     data.
 
     Args:
