@@ -86,7 +86,7 @@ def _single_blocks(plan: Plan) -> tuple[Block, ...]:
     """The blocks of a plan, those that share a gate one by one."""
     found: list[Block] = []
     for block in plan.blocks:
-        parts = block.bypass.parts
+        parts = [part for part in block.bypass.parts if part.is_bypassed]
         found += [replace(block, region=part.region, bypass=part.bypass) for part in parts] if parts else [block]
     return tuple(found)
 

@@ -20,7 +20,7 @@ from skipc.compiler.splices import Made, made_samples
 from skipc.compiler.survey import Surveyed
 from skipc.compiler.token_fit import Rows, observe_tokens
 from skipc.passes.gate import is_by_token
-from skipc.runtime.plan import Block
+from skipc.runtime.plan import Block, Region
 
 BINARY_GATE_UNITS, STEADY_GATE_UNITS = 600, 24
 """Units of *fit* that gates are fitted on for binary losses, whose limits ask for many samples, and for steady ones;
@@ -94,7 +94,7 @@ def fit_gates(
         (surveyed.model, by_token, evidence.single, settings.seed),
         lambda: observe_tokens(surveyed.model, by_token, evidence.single, settings.seed),
     )
-    regions = [part.region for block in plain for part in block.bypass.parts or (block,)]
+    regions = [region for block in plain for region in _bypassed(block)]
     pooled = {region.entry: evidence.observed[region.name].pooled for region in regions}
     guards = [i for i, block in enumerate(plain) if evidence.steady.issuperset(names_of(block))]
     made = _made(surveyed, [plain[gate] for gate in guards], evidence, seen, loss, settings)
@@ -109,7 +109,11 @@ def fit_gates(
 
 def names_of(block: Block) -> tuple[str, ...]:
     """Names of the regions that a block bypasses."""
-    return tuple(part.region.name for part in block.bypass.parts) or (block.region.name,)
+    return tuple(region.name for region in _bypassed(block))
+
+
+def _bypassed(block: Block) -> tuple[Region, ...]:
+    return tuple(part.region for part in block.bypass.parts if part.is_bypassed) or (block.region,)
 
 
 def _made(

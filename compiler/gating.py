@@ -26,6 +26,7 @@ from skipc.compiler.impact import (
     typical,
     ungated,
 )
+from skipc.compiler.independence import dependent
 from skipc.compiler.ladder import Offer, forecast
 from skipc.compiler.options import Option
 from skipc.compiler.planner import REACH, Step, Trial, best_path, boldest, settled, threshold_at
@@ -125,7 +126,7 @@ def gate_options(
     policies = policies_of(settings)
     plain: dict[str, tuple[Block, ...]] = {}
     for policy in policies:
-        blocks = priced(with_policy(unread, policy, flow, may_share(candidates.steady, settings)), options)
+        blocks = priced(_with_policy(surveyed, unread, policy, flow, evidence, settings), options)
         if not any(_read_alike(blocks, others) for others in plain.values()):
             plain[policy] = blocks
     found: dict[str, Gated] = {}
@@ -143,6 +144,25 @@ def gate_options(
 
     best, note = fastest(paths, claim.limit, 1.0 - claim.confidence, speed_of)
     return replace(found[best], note=note)
+
+
+def _with_policy(
+    surveyed: Surveyed, blocks: Sequence[Block], policy: str, flow: Flow, evidence: Evidence, settings: Settings
+) -> tuple[Block, ...]:
+    """The blocks with gates that read what the policy says.
+
+    Regions that are not bypassed lie between two that share a gate only where samples are proved to stay apart in all
+    of them together.
+    """
+    steady = may_share(evidence.steady, settings)
+    if steady is None:
+        return with_policy(blocks, policy, flow)
+    bridged = with_policy(blocks, policy, flow, steady, surveyed.survey.blocks)
+    wide = [block for block in bridged if not all(part.is_bypassed for part in block.bypass.parts)]
+    doubtful = [block for block in wide if decides_by_row(block.gate)]
+    if doubtful and dependent(surveyed.model, doubtful, evidence.joined):
+        return with_policy(blocks, policy, flow, steady)
+    return bridged
 
 
 def _read_alike(blocks: Sequence[Block], others: Sequence[Block]) -> bool:

@@ -20,7 +20,7 @@ from skipc.passes.placement import SUB_BYTE, for_branch
 from skipc.passes.products import Form, form_of
 from skipc.passes.surrogate import Formats, write_bypass
 from skipc.runtime import names
-from skipc.runtime.plan import Array, Block, Bypass, Region
+from skipc.runtime.plan import ORIGINAL, Array, Block, Bypass, Region
 
 _Named = TypeVar("_Named", onnx.TensorProto, onnx.ValueInfoProto)
 
@@ -61,7 +61,7 @@ class Cut:
         if block.bypass.parts:
             return self.flow.union([self.moved(part) for part in parts_of(block)], range(len(block.bypass.parts)))
         nodes = self._set(block.region.nodes)
-        readers = 0 if block.bypass.kind == EIGHT_BITS else nodes & ~self._set(block.region.tail)
+        readers = 0 if block.bypass.kind in (EIGHT_BITS, ORIGINAL) else nodes & ~self._set(block.region.tail)
         copied = self._hidden(block.region).nodes if block.bypass.kind == "narrow" else 0
         readers &= ~copied
         feeding = self.flow.union(self.flow.ancestors, members(nodes)) & ~self.flow.live
@@ -122,6 +122,8 @@ class Cut:
             return self._chained(block, opset, alone)
         if block.bypass.kind == EIGHT_BITS:
             return self._in_8_bits(block.region, opset)
+        if block.bypass.kind == ORIGINAL:
+            return self._as_it_is(block.region)
         region, prefix = block.region, names.bypass(block.region.name)
         builder = Builder(prefix, opset)
         narrow = self._narrowed(block, alone)
@@ -145,6 +147,13 @@ class Cut:
         written = [name for i in inside for name in self.flow.nodes[i].output if name]
         new = {name: f"{prefix}/copy/{name}" for name in written} | {region.exit: prefix}
         return in_8_bits(self.flow, self.constants, inside, new, prefix, opset)
+
+    def _as_it_is(self, region: Region) -> Fragment:
+        """A copy of the whole region, tail included."""
+        prefix = names.bypass(region.name)
+        inside = [self.flow.nodes[i] for i in members(self._set(region.nodes))]
+        new = {name: f"{prefix}/copy/{name}" for node in inside for name in node.output if name} | {region.exit: prefix}
+        return Fragment(tuple(renamed(node, new, prefix) for node in inside), ())
 
     def _chained(self, block: Block, opset: int, alone: bool) -> Fragment:
         """The bypasses of a chain's parts, each of which reads what the one before it writes."""

@@ -7,14 +7,15 @@ entry is answered earlier, and the wait can overlap with the regions between; on
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from skipc.passes.flow import Flow, node_set
 from skipc.passes.gate import reading_of
-from skipc.runtime.plan import Block, Bypass, Dim, Gate, Part, Region
+from skipc.passes.operators import CONVOLUTION_OPS
+from skipc.runtime.plan import ORIGINAL, Block, Bypass, Dim, Gate, Part, Region
 
 AHEAD = 1
 """Regions by which a gate looks ahead; the entries of neighbouring regions are alike."""
@@ -29,7 +30,11 @@ neighbouring regions have one gate, which reads the entry of the first."""
 
 
 def with_policy(
-    blocks: Sequence[Block], policy: str, flow: Flow, steady: Collection[str] | None = None
+    blocks: Sequence[Block],
+    policy: str,
+    flow: Flow,
+    steady: Collection[str] | None = None,
+    between: Collection[Region] = (),
 ) -> tuple[Block, ...]:
     """The blocks with gates that read what the policy says.
 
@@ -42,11 +47,12 @@ def with_policy(
         flow: of the normalised model.
         steady: names of the regions that may share a gate, any number of them behind the first `RUN`; None for all of
             them, no more than `RUN` each.
+        between: regions that may run as they are between others that share a gate, one behind the other.
     """
     if policy == "block":
         return tuple(blocks)
     if policy == "merged":
-        return _merged(blocks, flow, steady)
+        return _merged(blocks, flow, steady, {region.entry: region for region in between})
     back = {"ahead": AHEAD, "early": len(blocks)}[policy]
     return tuple(_reading(block, blocks[max(0, number - back)].region) for number, block in enumerate(blocks))
 
@@ -67,19 +73,46 @@ def _may_read(gate: Gate, own: Sequence[Dim], earlier: Sequence[Dim]) -> bool:
     return own[:2] == earlier[:2] and len(own) == len(earlier) if gate.mask else own[:1] == earlier[:1]
 
 
-def _merged(blocks: Sequence[Block], flow: Flow, steady: Collection[str] | None) -> tuple[Block, ...]:
+def _merged(
+    blocks: Sequence[Block], flow: Flow, steady: Collection[str] | None, between: Mapping[str, Region]
+) -> tuple[Block, ...]:
     position = {node.name: i for i, node in enumerate(flow.nodes)}
     may_share = {block.region.name for block in blocks} if steady is None else set(steady)
     runs: list[list[Block]] = []
     for number, block in enumerate(blocks):
         before = runs[-1] if runs else []
-        deep = steady is not None and number - len(before) >= RUN
-        able = (deep or len(before) < RUN) and {block.region.name, *(each.region.name for each in before)} <= may_share
-        if before and able and _joins(before[-1], block, flow, position):
-            before.append(block)
-        else:
+        own = [each for each in before if each.bypass.kind != ORIGINAL]
+        deep = steady is not None and number - len(own) >= RUN
+        able = (deep or len(own) < RUN) and {block.region.name, *(each.region.name for each in own)} <= may_share
+        bridge = _bridge(before[-1], block, flow, position, between) if before and able else None
+        if bridge is None:
             runs.append([block])
+        else:
+            before += [*bridge, block]
     return tuple(joined(run) if len(run) > 1 else run[0] for run in runs)
+
+
+def _bridge(
+    last: Block, block: Block, flow: Flow, position: dict[str, int], between: Mapping[str, Region]
+) -> list[Block] | None:
+    """The regions that run as they are between two blocks that can share a gate; None where they cannot."""
+    bridge: list[Block] = []
+    while not _joins(last, block, flow, position):
+        region = between.get(last.region.exit)
+        if region is None or _moves_weights(flow, position, region):
+            return None
+        gap = replace(last, region=region, bypass=Bypass(ORIGINAL))
+        if not _joins(last, gap, flow, position):
+            return None
+        bridge.append(gap)
+        last = gap
+    return bridge
+
+
+def _moves_weights(flow: Flow, position: dict[str, int], region: Region) -> bool:
+    """Whether a region has weights that only work well, or at all, in one branch: it would need them in two."""
+    op_types = {flow.nodes[position[name]].op_type for name in region.nodes}
+    return not op_types.isdisjoint(CONVOLUTION_OPS | {"DequantizeLinear"})
 
 
 def _joins(last: Block, block: Block, flow: Flow, position: dict[str, int]) -> bool:

@@ -100,6 +100,10 @@ class Region:
         return extent
 
 
+ORIGINAL = "original"
+"""The kind of bypass that is the region itself."""
+
+
 @dataclass(frozen=True)
 class Bypass:
     """What runs in place of a region: an approximation of its value at `merge`, followed by a copy of its tail.
@@ -107,7 +111,7 @@ class Bypass:
     Attributes:
         kind: ``identity``, ``affine``, ``low-rank``, ``linear`` or ``narrow``; ``int8`` for the region itself in 8
             bits, without parameters; ``read-out`` for a second look; ``chain`` for the bypasses of several regions one
-            behind the other.
+            behind the other; ``original`` for a region as it is, between others of a chain.
         arrays: float32 parameters by name; C channels, rank r:
             affine ``scale`` [C], ``shift`` [C]; linear ``weight`` [C, C], ``shift`` [C];
             low-rank ``down`` [C, r], ``up`` [r, C], ``shift`` [C]; narrow, for u hidden units kept with t taps each,
@@ -128,6 +132,11 @@ class Part:
 
     region: Region
     bypass: Bypass
+
+    @property
+    def is_bypassed(self) -> bool:
+        """Whether something else runs in the region's place."""
+        return self.bypass.kind != ORIGINAL
 
 
 @dataclass(frozen=True)

@@ -219,3 +219,78 @@ def test_so_does_a_node_that_nobody_uses() -> None:
     blocks = with_policy(plain, "merged", Flow.of(model.graph))
     assert blocks[0] == plain[0]
     run_passes(model, [InjectGates(blocks, InputWindow())])
+
+
+def bridged(granularity: str = "batch") -> tuple[Network, Surveyed, list[Block], list[Block]]:
+    """A network in which every other region has a bypass, those blocks, and the same behind as few gates as can be."""
+    network = transformer(layers=6)
+    found = surveyed(network)
+    regions = found.survey.blocks
+    chosen = [*regions[:RUN], *regions[RUN + 1 :: 2]]
+    plain = [deciding(block(region, seed=i), granularity) for i, region in enumerate(chosen)]
+    steady = {region.name for region in chosen}
+    return network, found, plain, list(with_policy(plain, "merged", Flow.of(found.model.graph), steady, regions))
+
+
+def test_what_is_not_bypassed_may_lie_between_two_that_share_a_gate() -> None:
+    _, found, plain, blocks = bridged()
+    regions = found.survey.blocks
+    assert [item.region.name for item in blocks] == [
+        f"{regions[0].name}..{regions[RUN - 1].name}",
+        f"{regions[RUN + 1].name}..{regions[-1].name}",
+    ]
+    parts = blocks[1].bypass.parts
+    assert [part.region for part in parts] == list(regions[RUN + 1 :])
+    assert [part.is_bypassed for part in parts] == [True, False] * (len(parts) // 2) + [True]
+    without = with_policy(plain, "merged", Flow.of(found.model.graph), {item.region.name for item in plain})
+    assert len(without) == 1 + len(plain) - RUN
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf], ids=["open", "shut"])
+@pytest.mark.parametrize("granularity", ["batch", "sample"])
+def test_a_region_between_two_of_a_run_gives_what_it_always_does(value: float, granularity: str) -> None:
+    network, found, plain, blocks = bridged(granularity)
+    feeds = network.feeds(batch=3)
+    apart, together = (
+        run(instrumented(found.model, items), {**feeds, names.WINDOW: window(len(items), value)})
+        for items in (plain, blocks)
+    )
+    assert_equal(together, apart)
+    back = Restore().apply(built(found, blocks))
+    assert back.SerializeToString(deterministic=True) == network.model.SerializeToString(deterministic=True)
+
+
+def test_samples_of_a_run_with_such_a_region_stay_apart() -> None:
+    network, found, _, blocks = bridged("sample")
+    feeds = network.feeds(batch=5)
+    gated = run_passes(found.model, [InjectGates(tuple(blocks), InputWindow()), ExposeDecisions(tuple(blocks))])
+    scores = run(gated, {**feeds, names.WINDOW: window(len(blocks), -np.inf)})[names.SCORES]
+    limits = window(len(blocks), 0.0)
+    limits[0] = np.median(scores, axis=0)
+    together = run(gated, {**feeds, names.WINDOW: limits})
+    assert 0 < together[names.DECISIONS].mean() < 1
+    for row in range(5):
+        alone = run(gated, {name: array[row : row + 1] for name, array in feeds.items()} | {names.WINDOW: limits})
+        for name in together:
+            np.testing.assert_allclose(together[name][row : row + 1], alone[name], rtol=1e-4, atol=1e-5)
+
+
+def test_kernels_are_in_no_two_branches() -> None:
+    found = surveyed(conv_net(blocks=8))
+    regions = found.survey.blocks
+    assert len(regions) > RUN + 2
+    chosen = [*regions[:RUN], regions[RUN], regions[RUN + 2]]
+    plain = [deciding(block(region), "batch") for region in chosen]
+    steady = {region.name for region in chosen}
+    blocks = with_policy(plain, "merged", Flow.of(found.model.graph), steady, regions)
+    assert all(part.is_bypassed for item in blocks for part in item.bypass.parts)
+
+
+@pytest.mark.parametrize("weights", ["auto", "branch", "outer"])
+def test_weights_of_such_a_region_are_there_for_both_branches(weights: str) -> None:
+    network, found, _, blocks = bridged()
+    feeds = network.feeds(batch=2)
+    placed = [replace(item, region=replace(item.region, weights=weights)) for item in blocks]
+    model = built(found, placed)
+    onnx.checker.check_model(model)
+    assert_equal(run(model, feeds), run(built(found, blocks), feeds))
