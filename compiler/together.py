@@ -28,6 +28,9 @@ NEAR = 1.015
 SAFE = 0.99
 """Share of what would be just enough that a second try aims at."""
 
+MORE = 1.03
+"""Times as much must a gentler choice save as what is left of a bolder one, to be fitted anew for that."""
+
 REFITS = 2
 """At most; each takes a minute for a model of a dozen blocks."""
 
@@ -73,10 +76,10 @@ def chosen_anew(
 ) -> Together:
     """A choice whose bypasses know one another, as bold as what that gains allows.
 
-    The choice is made for a limit that is as much higher as fitting them anew is expected to gain, and where it gains
-    less, for a lower one, with what is in both choices as it was fitted for the first, which may be enough. Where that
-    is missed as well the last choice gives up what saves least, unless bypasses that stay as they were fitted one by
-    one save more.
+    The choice is made for a limit that is as much higher as fitting them anew is expected to gain. Where it gains less
+    the choice gives up what saves least; and where a choice for a lower limit would save clearly more, that is tried,
+    with what is in both choices as it was fitted for the first, which may be enough. Bypasses stay as they were fitted
+    one by one where these save most.
 
     Args:
         choose: options that lose no more than a limit together, as they were fitted one by one.
@@ -86,10 +89,10 @@ def chosen_anew(
     """
     aim = limit / GAINED
     known: list[tuple[Option, Option]] = []
-    fitted: Together | None = None
+    ways: list[Together] = []
     for _ in range(REFITS):
         chosen = choose(aim)
-        if len(chosen.steady) < LEAST:
+        if len(chosen.steady) < LEAST or any(chosen.saved_ms <= MORE * way.saved_ms for way in ways):
             break
         start = [next((new for old, new in known if old is option), option) for option in chosen.always]
         done = sum(new is not old for old, new in zip(chosen.always, start, strict=True))
@@ -103,10 +106,10 @@ def chosen_anew(
         known = list(zip(chosen.always, fitted.always, strict=True))
         if loss <= ROOM * limit:
             return fitted
+        ways.append(_lessened(fitted, measured, limit))
         aim = SAFE * limit * chosen.loss / loss
         if aim <= limit:
             break
-    ways = [] if fitted is None else [_lessened(fitted, measured, limit)]
     return max([*ways, choose(limit)], key=lambda way: way.saved_ms)
 
 

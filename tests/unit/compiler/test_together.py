@@ -196,7 +196,19 @@ def test_a_near_miss_goes_on_learning(share: float, bold: int) -> None:
     assert refits.measured(found.always) <= ROOM * LIMIT
 
 
-@pytest.mark.parametrize(("plain", "kept"), [(1.0, {"a", "b", "d"}), (5.0, {"a"})])
+def test_where_giving_up_one_leaves_as_much_nothing_is_fitted_again() -> None:
+    first = tuple(option(name, 0.03, saved) for name, saved in zip(REGIONS, (0.05, 1.1, 1.1, 1.1), strict=True))
+    second = tuple(option(name, 0.028, saved) for name, saved in zip(REGIONS, (0.05, 1.1, 1.1, 1.1), strict=True))
+    choices = iter([Together(first, frozenset(REGIONS), 0.12), Together(second, frozenset(REGIONS), 0.112)])
+    one_by_one = Together((option("a", 0.09, 0.1),), frozenset("a"), 0.09)
+    refits = Refits(0.95)
+    found = chosen_anew(lambda _: next(choices, one_by_one), refits.refit, refits.measured, LIMIT)
+    assert len(refits.done) == 1
+    assert found.steady == {"b", "c", "d"}
+    assert {item.region.name for item in found.options} == set(REGIONS)
+
+
+@pytest.mark.parametrize(("plain", "kept"), [(1.0, {"b", "c", "d"}), (5.0, {"a"})])
 def test_where_a_second_try_misses_too_what_saves_least_goes(plain: float, kept: set[str]) -> None:
     """Unless bypasses as they were fitted one by one save more."""
     first = tuple(option(name, 0.03, 1.1) for name in REGIONS)
