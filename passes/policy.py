@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from skipc.passes.flow import Flow, node_set
+from skipc.passes.flow import Flow, node_set, subgraphs
 from skipc.passes.gate import reading_of
 from skipc.passes.operators import CONVOLUTION_OPS
 from skipc.runtime.plan import ORIGINAL, Block, Bypass, Dim, Gate, Part, Region
@@ -99,7 +99,7 @@ def _bridge(
     bridge: list[Block] = []
     while not _joins(last, block, flow, position):
         region = between.get(last.region.exit)
-        if region is None or _moves_weights(flow, position, region):
+        if region is None or not _works_twice(flow, position, region):
             return None
         gap = replace(last, region=region, bypass=Bypass(ORIGINAL))
         if not _joins(last, gap, flow, position):
@@ -109,10 +109,14 @@ def _bridge(
     return bridge
 
 
-def _moves_weights(flow: Flow, position: dict[str, int], region: Region) -> bool:
-    """Whether a region has weights that only work well, or at all, in one branch: it would need them in two."""
-    op_types = {flow.nodes[position[name]].op_type for name in region.nodes}
-    return not op_types.isdisjoint(CONVOLUTION_OPS | {"DequantizeLinear"})
+def _works_twice(flow: Flow, position: dict[str, int], region: Region) -> bool:
+    """Whether a copy of a region may run in another branch.
+
+    Not where weights work well, or at all, in one branch only, nor with graphs of its own, in which nothing is renamed.
+    """
+    nodes = [flow.nodes[position[name]] for name in region.nodes]
+    tied = CONVOLUTION_OPS | {"DequantizeLinear"}
+    return not any(node.op_type in tied or list(subgraphs(node)) for node in nodes)
 
 
 def _joins(last: Block, block: Block, flow: Flow, position: dict[str, int]) -> bool:

@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
-from skipc.passes.base import run_passes
+from skipc.passes.base import copied, run_passes
+from skipc.passes.cut import renamed
 from skipc.passes.expose import ExposeDecisions, with_outputs
 from skipc.passes.flow import Flow
 from skipc.passes.inject import InjectGates, ReplaceRegions
@@ -150,6 +152,11 @@ def test_an_open_gate_of_a_run_runs_the_bypasses_of_its_parts(network: Network) 
 @pytest.mark.parametrize("network", NETWORKS, ids=["transformer", "conv", "mlp"])
 def test_each_sample_of_a_run_gets_what_it_gets_alone(network: Network) -> None:
     original, _, blocks = merged(network, "sample")
+    assert_apart(network, original, blocks)
+
+
+def assert_apart(network: Network, original: onnx.ModelProto, blocks: list[Block]) -> None:
+    """Samples of which some are bypassed get what they get alone."""
     feeds = network.feeds(batch=5)
     gated = run_passes(original, [InjectGates(tuple(blocks), InputWindow()), ExposeDecisions(tuple(blocks))])
     scores = run(gated, {**feeds, names.WINDOW: window(len(blocks), -np.inf)})[names.SCORES]
@@ -262,17 +269,7 @@ def test_a_region_between_two_of_a_run_gives_what_it_always_does(value: float, g
 
 def test_samples_of_a_run_with_such_a_region_stay_apart() -> None:
     network, found, _, blocks = bridged("sample")
-    feeds = network.feeds(batch=5)
-    gated = run_passes(found.model, [InjectGates(tuple(blocks), InputWindow()), ExposeDecisions(tuple(blocks))])
-    scores = run(gated, {**feeds, names.WINDOW: window(len(blocks), -np.inf)})[names.SCORES]
-    limits = window(len(blocks), 0.0)
-    limits[0] = np.median(scores, axis=0)
-    together = run(gated, {**feeds, names.WINDOW: limits})
-    assert 0 < together[names.DECISIONS].mean() < 1
-    for row in range(5):
-        alone = run(gated, {name: array[row : row + 1] for name, array in feeds.items()} | {names.WINDOW: limits})
-        for name in together:
-            np.testing.assert_allclose(together[name][row : row + 1], alone[name], rtol=1e-4, atol=1e-5)
+    assert_apart(network, found.model, blocks)
 
 
 def test_kernels_are_in_no_two_branches() -> None:
@@ -284,6 +281,19 @@ def test_kernels_are_in_no_two_branches() -> None:
     steady = {region.name for region in chosen}
     blocks = with_policy(plain, "merged", Flow.of(found.model.graph), steady, regions)
     assert all(part.is_bypassed for item in blocks for part in item.bypass.parts)
+
+
+def test_graphs_within_graphs_are_not_copied() -> None:
+    _, found, plain, blocks = bridged()
+    gap = next(part.region for part in blocks[1].bypass.parts if not part.is_bypassed)
+    model = copied(found.model)
+    node = next(node for node in model.graph.node if node.name in gap.nodes)
+    inner = helper.make_graph([renamed(node, {node.output[0]: "inner"})], "inner", [], [])
+    node.attribute.append(helper.make_attribute("then_branch", inner))
+    steady = {item.region.name for item in plain}
+    apart = with_policy(plain, "merged", Flow.of(model.graph), steady, found.survey.blocks)
+    assert gap not in [part.region for item in apart for part in item.bypass.parts]
+    assert len(apart) == len(blocks) + 1
 
 
 @pytest.mark.parametrize("weights", ["auto", "branch", "outer"])
