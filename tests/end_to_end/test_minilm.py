@@ -9,8 +9,16 @@ import numpy as np
 import onnx
 import pytest
 
-from skipc.compiler.build import build, normalized
-from skipc.runtime.plan import plan_from_json
+from skipc.compiler.build import build, fixed, normalized
+from skipc.compiler.data import batches, input_specs, load_dataset
+from skipc.compiler.gate_fit import names_of
+from skipc.compiler.independence import dependent
+from skipc.compiler.source import load_model
+from skipc.compiler.survey import survey_model
+from skipc.passes.cut import parts_of
+from skipc.passes.flow import Flow
+from skipc.passes.policy import with_policy
+from skipc.runtime.plan import Block, Gate, plan_from_json
 from skipc.runtime.session import open_session
 from tests.end_to_end.command import Ran, contents, run
 from tests.end_to_end.running import assert_shut_equal, complaints, ifs, signature
@@ -74,6 +82,38 @@ def test_padding_is_left_out(compiled: Ran, folder: Path, minilm_files: Files, f
     assert run("inspect", folder / "out.onnx", "--output-format", "json").json["padding"] == "attention_mask"
     mask, *values = run("diff", folder / "out.onnx", "--output-format", "json").json["padding_left_out"]
     assert (mask, len(values)) == ("attention_mask", 1 + LAYERS), "the embeddings, and what attention gives"
+
+
+def test_one_gate_may_decide_across_attention(compiled: Ran, folder: Path, minilm_files: Files, films: Files) -> None:
+    """Attention between blocks that share a gate gives what it does outside of any branch, padding left out."""
+    assert compiled.code == 0
+    plan = plan_from_json((folder / "out.plan.json").read_text(), where="out.plan.json")
+    original = normalized(onnx.load(minilm_files["minilm.onnx"]))
+    model = fixed(original, plan.targets)
+    sentences = load_dataset(str(films["films.calib.npz"]), input_specs(original)).subset(range(FRESH, FRESH + 16))
+    surveyed = survey_model(load_model(minilm_files["minilm.onnx"]), sentences)
+    plain = [block for item in plan.blocks for block in parts_of(item) or (item,)]
+    by_sample = [replace(block, gate=mean_gate(block)) for block in plain]
+    names = {block.region.name for block in plain}
+    bridged = with_policy(by_sample, "merged", Flow.of(model.graph), names, surveyed.survey.blocks)
+    assert [[part.is_bypassed for part in item.bypass.parts] for item in bridged] == [[True, False, True, False, True]]
+    assert names_of(bridged[0]) == tuple(block.region.name for block in plain)
+    items = batches(sentences, 8, surveyed.inputs)
+    assert dependent(surveyed.model, bridged, items) == {}
+    for limit in (-np.inf, np.inf):
+        models = [
+            build(original, replace(plan, blocks=tuple(blocks), thresholds=((limit,) * len(blocks),), level=0))
+            for blocks in (by_sample, bridged)
+        ]
+        apart, together = (open_session(model.SerializeToString()) for model in models)
+        for item in items:
+            expected, found = (session.run(item.feeds)["sentence_embedding"] for session in (apart, together))
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def mean_gate(block: Block) -> Gate:
+    """A gate by sample that knows nothing: its score is the same for every input."""
+    return Gate("mean", np.zeros(block.region.channels, np.float32), 0.0, -np.inf, "sample", "attention_mask")
 
 
 def test_shut_it_is_the_original(compiled: Ran, folder: Path, minilm_files: Files, films: Files) -> None:
