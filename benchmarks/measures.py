@@ -83,9 +83,7 @@ def bypassed(built: Built, data: Dataset, batch_size: int, surveyed: Surveyed) -
     plan = built.plan
     shares = run_shares(exposed(built.compiled, plan), plan, batches(data, batch_size, built.inputs))
     names = [frozenset(block.nodes) for block in surveyed.survey.blocks]
-    gaps = [sum(not part.is_bypassed for part in block.bypass.parts) for block in plan.blocks]
-    within = [sum(nodes <= set(block.region.nodes) for nodes in names) for block in plan.blocks]
-    held = [count - gap for count, gap in zip(within, gaps, strict=True)]
+    held = [sum(nodes <= set(item.nodes) for item in block.bypassed for nodes in names) for block in plan.blocks]
     skipped = sum(count * (1.0 - share) for count, share in zip(held, shares, strict=True))
     return {
         "batch_size": batch_size,

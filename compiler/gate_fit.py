@@ -20,7 +20,7 @@ from skipc.compiler.splices import Made, made_samples
 from skipc.compiler.survey import Surveyed
 from skipc.compiler.token_fit import Rows, observe_tokens
 from skipc.passes.gate import is_by_token
-from skipc.runtime.plan import Block, Region
+from skipc.runtime.plan import Block
 
 BINARY_GATE_UNITS, STEADY_GATE_UNITS = 600, 24
 """Units of *fit* that gates are fitted on for binary losses, whose limits ask for many samples, and for steady ones;
@@ -94,7 +94,7 @@ def fit_gates(
         (surveyed.model, by_token, evidence.single, settings.seed),
         lambda: observe_tokens(surveyed.model, by_token, evidence.single, settings.seed),
     )
-    regions = [region for block in plain for region in _bypassed(block)]
+    regions = [region for block in plain for region in block.bypassed]
     pooled = {region.entry: evidence.observed[region.name].pooled for region in regions}
     guards = [i for i, block in enumerate(plain) if evidence.steady.issuperset(names_of(block))]
     made = _made(surveyed, [plain[gate] for gate in guards], evidence, seen, loss, settings)
@@ -109,11 +109,7 @@ def fit_gates(
 
 def names_of(block: Block) -> tuple[str, ...]:
     """Names of the regions that a block bypasses."""
-    return tuple(region.name for region in _bypassed(block))
-
-
-def _bypassed(block: Block) -> tuple[Region, ...]:
-    return tuple(part.region for part in block.bypass.parts if part.is_bypassed) or (block.region,)
+    return tuple(region.name for region in block.bypassed)
 
 
 def _made(
@@ -122,7 +118,7 @@ def _made(
     """More samples for guards; None where none can be made, or where what a gate decides on is no single sample."""
     if not guards or loss.steady or seen.units != seen.samples or any(is_by_token(block.gate) for block in guards):
         return None
-    read = {_read(block): (block.bypass.parts or (block,))[0].region for block in guards}
+    read = {_read(block): block.bypassed[0] for block in guards}
     if any(region.entry != name for name, region in read.items()):
         return None
     items = evidence.single[: seen.samples]

@@ -67,9 +67,12 @@ def bench_json(bench: Bench, provider: str, plan: Plan | None, run_share: Sequen
 
 
 def _layer_share(plan: Plan | None, run_share: Sequence[float]) -> float:
-    """Share of all blocks found, those without a gate included, that is bypassed."""
-    skipped = sum(1.0 - share for share in run_share)
-    return skipped / max(plan.regions, len(run_share)) if plan and run_share else 0.0
+    """Share of all blocks found, those without a gate included, that is bypassed; several may share a gate."""
+    if plan is None or not run_share:
+        return 0.0
+    counts = [len(block.bypassed) for block in plan.blocks]
+    skipped = sum(count * (1.0 - share) for count, share in zip(counts, run_share, strict=True))
+    return skipped / max(plan.regions, sum(counts))
 
 
 def survey_json(survey: Survey, time_shares: Mapping[str, float]) -> Json:

@@ -221,6 +221,11 @@ class Block:
     granularity_reason: str = ""
     reference: Reference | None = None
 
+    @property
+    def bypassed(self) -> tuple[Region, ...]:
+        """The regions in whose place something else runs, several where they share its gate."""
+        return tuple(part.region for part in self.bypass.parts if part.is_bypassed) or (self.region,)
+
 
 @dataclass(frozen=True)
 class Certificate:

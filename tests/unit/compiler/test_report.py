@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,11 @@ from skipc.compiler.settings import Settings
 from skipc.compiler.shift import NOTE, LeftOut, Tried
 from skipc.compiler.source import load_model
 from skipc.compiler.verify import Equality, Verification
-from skipc.runtime.plan import Certificate
-from tests.graphs import mlp
+from skipc.passes.policy import joined
+from skipc.runtime.plan import ORIGINAL, Bypass, Certificate
+from tests.compiled import plan_for
+from tests.gated import block, surveyed
+from tests.graphs import mlp, transformer
 
 CERTIFICATE = Certificate(
     loss="cosine",
@@ -131,7 +135,7 @@ def test_the_page_shows_promise_speed_and_blocks(details: dict[str, Any]) -> Non
     assert "the mean cosine of y stays at or below 0.05, with confidence 0.9" in text
     assert "tested on 480 samples" in text
     assert "their mean was 0.01235" in text
-    for figure in ("1.25", "1.15", *(block["name"] for block in details["blocks"])):
+    for figure in ("1.25", "1.15", *(row["name"] for row in details["blocks"])):
         assert figure in text
 
 
@@ -257,3 +261,15 @@ def test_a_broken_promise_is_not_ok() -> None:
 def test_a_bench_of_a_file_without_a_plan_has_no_blocks() -> None:
     found = bench_json(Bench(Speedup(1.0, 0.9, 1.1), 2.0, 2.0), "cpu", None, (), 0.0)
     assert (found["blocks"], found["layer_share_skipped"], found["time_share_skipped"]) == ([], 0.0, 0.0)
+
+
+def test_regions_that_share_a_gate_count_each() -> None:
+    """Two of four are bypassed by one gate, one between them runs as it is, and one has a gate of its own."""
+    found = surveyed(transformer())
+    regions = found.survey.blocks
+    assert len(regions) == 4
+    run = [block(regions[0]), replace(block(regions[1]), bypass=Bypass(ORIGINAL)), block(regions[2])]
+    plan = replace(plan_for([joined(run), block(regions[3])]), regions=len(regions))
+    bench = Bench(Speedup(1.0, 0.9, 1.1), 2.0, 2.0)
+    for shares, expected in (((0.25, 1.0), 2 * 0.75 / 4), ((0.0, 0.5), 2.5 / 4)):
+        assert bench_json(bench, "cpu", plan, shares, 0.0)["layer_share_skipped"] == expected
